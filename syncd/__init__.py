@@ -1,0 +1,1 @@
+"""syncd keeps the SQLite files of several hosts the same."""

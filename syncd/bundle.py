@@ -1,0 +1,288 @@
+"""Bundles: changes as bytes, the same for HTTP and for files.
+
+A bundle is a magic number and a sequence of records: one header, frames, one end. A frame holds
+whole changes, columns stored as columns, as zstd-compressed MessagePack of bounded size. Decoding
+is typed: whatever the bytes are, the outcome is a valid value or a `BundleError`, in memory bounded
+by `FRAME_BYTES_MAX`. The format is described for other implementations in docs/protocol.md.
+
+This module knows nothing of databases or keys; who signed a bundle is the caller's business.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, BinaryIO, TypeVar
+
+import msgspec
+import zstandard
+
+from syncd.errors import BundleError, BundleTooLarge, BundleTruncated
+from syncd.vector import ORIGIN_BYTES
+
+FORMAT = 1
+MAGIC = b"syncd\x1a\x01\n"
+
+FRAME_BYTES_TARGET = 4 * 1024 * 1024
+"""Raw size a sender aims for. Only a single row larger than this makes a larger frame."""
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+"""Raw size above which a frame is neither sent nor read."""
+RECORD_BYTES_MAX = FRAME_BYTES_MAX + 64 * 1024
+"""Size of one record on the wire, compressed."""
+_HEADER_BYTES_MAX = 1024 * 1024
+
+NO_EXISTENCE, ALIVE, DEAD = 0, 1, 2
+
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Origin = Annotated[bytes, msgspec.Meta(min_length=ORIGIN_BYTES, max_length=ORIGIN_BYTES)]
+Value = Int64 | float | str | bytes | None
+Seqs = dict[Origin, Seq]
+
+
+class Header(msgspec.Struct, frozen=True):
+    """Who speaks, what it has, and from where the bundle continues.
+
+    vector: what the sender has merged. since and after: what the receiver must have for the claim
+    to hold, as a vector and as a position in the sender's changelog.
+    """
+
+    origin: Origin
+    node: str
+    created_ms: Int64
+    vector: Seqs
+    since: Seqs
+    after: Seq
+
+
+class Column(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The values of one column, in row order.
+
+    raw_text: positions of values that are SQLite TEXT but not UTF-8, carried as their bytes.
+    """
+
+    values: list[Value]
+    raw_text: list[int] = []
+
+
+class Section(msgspec.Struct, frozen=True):
+    """Changes of one table that write the same registers; no key occurs twice.
+
+    existence: NO_EXISTENCE, ALIVE or DEAD. keys and values: one Column per name in `key` and
+    `columns`. origins: positions in the frame's `origins`. seqs and hlcs: differences from the
+    previous row, the first from zero.
+    """
+
+    table: str
+    key: list[str]
+    columns: list[str]
+    existence: Annotated[int, msgspec.Meta(ge=NO_EXISTENCE, le=DEAD)]
+    origins: list[int]
+    seqs: list[Int64]
+    hlcs: list[Int64]
+    keys: list[Column]
+    values: list[Column]
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """A merge's unit: what is applied in one transaction.
+
+    origins and nodes: the incarnations that occur and their hosts' names. position: how far into
+    the sender's changelog this frame reaches. claim: what the receiver has merged once this frame
+    is in; None until the sender has nothing more.
+    """
+
+    origins: list[Origin]
+    nodes: list[str]
+    sections: list[Section]
+    position: Seq
+    claim: Seqs | None
+
+
+class End(msgspec.Struct, frozen=True):
+    """The last record; without it the bundle is cut off."""
+
+    frames: int
+
+
+_RECORD = struct.Struct(">cI")
+_HEADER, _FRAME, _END = b"H", b"F", b"E"
+T = TypeVar("T")
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def deltas(values: Sequence[int]) -> list[int]:
+    """Return each value's difference from its predecessor, the first from zero."""
+    return list(map(operator.sub, values, itertools.chain((0,), values)))
+
+
+def undeltas(differences: Sequence[int]) -> list[int]:
+    """Invert `deltas`."""
+    return list(itertools.accumulate(differences))
+
+
+def write(stream: BinaryIO, header: Header, frames: Iterable[Frame]) -> int:
+    """Write a whole bundle; return the number of bytes."""
+    size = stream.write(MAGIC) + _write_record(stream, _HEADER, _encode(header))
+    count = 0
+    for count, frame in enumerate(frames, start=1):
+        size += _write_record(stream, _FRAME, compress(frame))
+    return size + _write_record(stream, _END, _encode(End(count)))
+
+
+def compress(frame: Frame) -> bytes:
+    """Encode a frame; a raw size over the bound is a `BundleTooLarge`."""
+    try:
+        raw = _encode(frame)
+    except UnicodeEncodeError as error:
+        raise BundleError(f"text that is not Unicode reached the encoder: {error}") from error
+    if len(raw) > FRAME_BYTES_MAX:
+        tables = ", ".join(sorted({section.table for section in frame.sections}))
+        raise BundleTooLarge(
+            f"a change of {len(raw)} bytes in {tables} is over the bound of {FRAME_BYTES_MAX}",
+            hint="Keep files of that size outside the database, or exclude the table.",
+        )
+    return zstandard.ZstdCompressor(level=3).compress(raw)
+
+
+def decompress(packed: bytes) -> Frame:
+    """Decode a frame and check that its parts fit together."""
+    try:
+        size = zstandard.frame_content_size(packed)
+        # A frame that does not name its size is refused: it could be of any.
+        if size < 0:
+            raise BundleError("a frame does not name its size")
+        if size > FRAME_BYTES_MAX:
+            raise BundleTooLarge(f"a frame unpacks to {size} bytes, the bound is {FRAME_BYTES_MAX}")
+        raw = zstandard.ZstdDecompressor().decompress(packed)
+    except zstandard.ZstdError as error:
+        raise BundleError(f"a frame cannot be unpacked: {error}") from error
+    frame = decode(raw, Frame)
+    _check(frame)
+    return frame
+
+
+def decode(raw: bytes, kind: type[T]) -> T:
+    """Decode MessagePack into a type of this module, or raise `BundleError`."""
+    try:
+        return msgspec.msgpack.decode(raw, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BundleError(f"malformed: {error}") from error
+
+
+def encode(value: Any) -> bytes:
+    """Encode a value of this module, or a small message, as MessagePack."""
+    return _encode(value)
+
+
+class Reader:
+    """Reads a bundle from a stream, one frame at a time.
+
+    The header is read at once; iterating yields frames and ends only where the bundle really does.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        if self._take(len(MAGIC)) != MAGIC:
+            raise BundleError("this is not a syncd bundle of a format this version reads")
+        kind, payload = self._record(_HEADER_BYTES_MAX)
+        if kind != _HEADER:
+            raise BundleError("the bundle does not start with a header")
+        self.header = decode(payload, Header)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for count in itertools.count():
+            kind, payload = self._record(RECORD_BYTES_MAX)
+            if kind == _END:
+                if decode(payload, End).frames != count:
+                    raise BundleError("the bundle's end does not count its frames right")
+                return
+            if kind != _FRAME:
+                raise BundleError("a record of unknown kind")
+            yield decompress(payload)
+
+    def _record(self, bytes_max: int) -> tuple[bytes, bytes]:
+        kind, size = _RECORD.unpack(self._take(_RECORD.size))
+        if size > bytes_max:
+            raise BundleTooLarge(f"a record of {size} bytes, the bound is {bytes_max}")
+        return kind, self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if len(data) < size:
+            raise BundleTruncated()
+        return data
+
+
+def select(section: Section, wanted: Sequence[bool]) -> Section:
+    """Return the rows of a section that are wanted."""
+
+    def some(values: Iterable[Any]) -> list[Any]:
+        return list(itertools.compress(values, wanted))
+
+    def column(packed: Column) -> Column:
+        raw = set(packed.raw_text)
+        marks = some(row in raw for row in range(len(wanted)))
+        return Column(some(packed.values), [row for row, mark in enumerate(marks) if mark])
+
+    return msgspec.structs.replace(
+        section,
+        origins=some(section.origins),
+        seqs=deltas(some(undeltas(section.seqs))),
+        hlcs=deltas(some(undeltas(section.hlcs))),
+        keys=[column(packed) for packed in section.keys],
+        values=[column(packed) for packed in section.values],
+    )
+
+
+def _write_record(stream: BinaryIO, kind: bytes, payload: bytes) -> int:
+    return stream.write(_RECORD.pack(kind, len(payload))) + stream.write(payload)
+
+
+def _check(frame: Frame) -> None:
+    if len(frame.origins) != len(frame.nodes):
+        raise BundleError("a frame's origins and nodes differ in number")
+    for section in frame.sections:
+        _check_section(section, len(frame.origins))
+
+
+def _check_section(section: Section, origins: int) -> None:
+    where = f"table {section.table!r}"
+    names = [*section.key, *section.columns]
+    if not section.key or len(set(names)) != len(names):
+        raise BundleError(f"{where}: no key, or a column named twice")
+    if section.existence == DEAD and section.columns:
+        raise BundleError(f"{where}: a death carries columns")
+    if section.existence == NO_EXISTENCE and not section.columns:
+        raise BundleError(f"{where}: changes that write nothing")
+    if len(section.keys) != len(section.key) or len(section.values) != len(section.columns):
+        raise BundleError(f"{where}: columns and names differ in number")
+    if any(None in column.values for column in section.keys):
+        raise BundleError(f"{where}: a key with NULL")
+    columns = [*section.keys, *section.values]
+    lists: list[Sequence[object]] = [section.seqs, section.hlcs, *(c.values for c in columns)]
+    if any(len(rows) != len(section) for rows in lists):
+        raise BundleError(f"{where}: columns of different length")
+    if section.origins and not 0 <= min(section.origins) <= max(section.origins) < origins:
+        raise BundleError(f"{where}: an origin that the frame does not name")
+    if any(
+        c.raw_text and not 0 <= min(c.raw_text) <= max(c.raw_text) < len(section) for c in columns
+    ):
+        raise BundleError(f"{where}: a raw text position outside the rows")
+    if any(not isinstance(c.values[row], bytes) for c in columns for row in c.raw_text):
+        raise BundleError(f"{where}: raw text that is not bytes")
+    _check_stamps(section, where)
+
+
+def _check_stamps(section: Section, where: str) -> None:
+    seqs, hlcs = undeltas(section.seqs), undeltas(section.hlcs)
+    if seqs and (min(seqs) < 1 or max(seqs) > 2**53):
+        raise BundleError(f"{where}: a seq out of range")
+    if hlcs and (min(hlcs) < 0 or max(hlcs) >= 2**63):
+        raise BundleError(f"{where}: a clock reading out of range")

@@ -1,0 +1,143 @@
+"""Capture: the triggers that append every write to the journal, whoever writes.
+
+They are plain SQL, so that any program with any SQLite library is captured, and they do no more than
+append one row: seq, clock reading, table, key and a mask of the registers written. Everything else
+is the fold's work (`changelog`). The clock is derived from the journal's last row, so the writer
+updates nothing. A merge takes the triggers away and puts them back inside its own transaction
+(`suspended`): no other writer can ever see them missing, and a crash undoes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from syncd.clock import COUNTER_BITS
+from syncd.database import Connection, quoted
+from syncd.introspection import Unique
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
+
+SUSPECT = 0
+"""The mask of a journal entry that only says: this row may have been displaced by a REPLACE."""
+
+# julianday() is the one wall clock with milliseconds that every SQLite since 3.0 has.
+_WALL = f"CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) << {COUNTER_BITS}"
+_CLOCK = f"max((SELECT hlc FROM syncd_journal ORDER BY seq DESC LIMIT 1) + 1, {_WALL})"
+
+
+def triggers(table: Table, uniques: tuple[Unique, ...]) -> dict[str, str]:
+    """Return the triggers of a table: name to SQL."""
+    insert_mask = ALIVE_BIT | table.columns_mask
+    same_key = " AND ".join(f"{_old(c.name)} IS {_new(c.name)}" for c in table.key)
+    bodies = {
+        "insert": ("AFTER INSERT", None, _append(table, "NEW", insert_mask)),
+        "delete": ("AFTER DELETE", None, _append(table, "OLD", DEAD_BIT)),
+        # Changing a key is a death and a birth.
+        "rekey": (
+            "AFTER UPDATE",
+            f"NOT ({same_key})",
+            f"{_append(table, 'OLD', DEAD_BIT)} {_append(table, 'NEW', insert_mask)}",
+        ),
+    }
+    if table.columns:
+        changed = " OR ".join(_differs(c.name, c.affinity) for c in table.columns)
+        mask = " | ".join(f"(({_differs(c.name, c.affinity)}) * {c.bit})" for c in table.columns)
+        bodies["update"] = (
+            "AFTER UPDATE",
+            f"{same_key} AND ({changed})",
+            _append(table, "NEW", mask),
+        )
+    if uniques:
+        displaced = " ".join(_suspects(table, unique) for unique in uniques)
+        bodies["replace_insert"] = ("BEFORE INSERT", None, displaced)
+        names = sorted(set().union(*(unique.names for unique in uniques)))
+        moved = " OR ".join(f"{_old(name)} IS NOT {_new(name)}" for name in names)
+        bodies["replace_update"] = ("BEFORE UPDATE", moved, displaced)
+    return {
+        f"syncd_{table.name}_{event}": (
+            f"CREATE TRIGGER {quoted(f'syncd_{table.name}_{event}')} {when} ON {table.sql}"
+            + (f" WHEN {condition}" if condition else "")
+            + f" BEGIN {body} END"
+        )
+        for event, (when, condition, body) in bodies.items()
+    }
+
+
+def install(connection: Connection, table: Table, uniques: tuple[Unique, ...]) -> bool:
+    """Bring a table's triggers up to date; say whether anything had to change."""
+    wanted = triggers(table, uniques)
+    present = _present(connection, [table])
+    if present == wanted:
+        return False
+    for name in present:
+        connection.run(f"DROP TRIGGER {quoted(name)}")
+    for sql in wanted.values():
+        connection.run(sql)
+    return True
+
+
+@contextlib.contextmanager
+def suspended(connection: Connection, tables: list[Table]) -> Iterator[None]:
+    """Write inside the current transaction without being captured."""
+    present = _present(connection, tables)
+    for name in present:
+        connection.run(f"DROP TRIGGER {quoted(name)}")
+    yield
+    for sql in present.values():
+        connection.run(sql)
+
+
+def _present(connection: Connection, tables: list[Table]) -> dict[str, str]:
+    return {
+        name: sql
+        for table in tables
+        for name, sql in connection.rows(
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?"
+            " AND substr(name, 1, ?) = ?",
+            (table.name, len(f"syncd_{table.name}_"), f"syncd_{table.name}_"),
+        )
+    }
+
+
+def _append(table: Table, row: str, mask: int | str) -> str:
+    cells = ", ".join(table.key_cells)
+    values = ", ".join(f"{row}.{quoted(column.name)}" for column in table.key)
+    return (
+        f"INSERT INTO syncd_journal (hlc, tbl, mask, {cells})"
+        f" VALUES ({_CLOCK}, {table.id}, {mask}, {values});"
+    )
+
+
+def _suspects(table: Table, unique: Unique) -> str:
+    """Journal the rows that hold a value the new row wants.
+
+    An INSERT OR REPLACE that displaces them fires no delete trigger unless recursive_triggers is on
+    (sqlite.org/lang_conflict.html). Whether they are really gone is the fold's to find out.
+    """
+    same = " AND ".join(
+        f"t.{quoted(name)} = {_new(name)} COLLATE {quoted(collation)}"
+        for name, collation in unique.columns
+    )
+    own = " AND ".join(f"t.{quoted(c.name)} IS {_new(c.name)}" for c in table.key)
+    return (
+        f"INSERT INTO syncd_journal (hlc, tbl, mask, {', '.join(table.key_cells)})"
+        f" SELECT {_CLOCK}, {table.id}, {SUSPECT}, {table.user_key('t')}"
+        f" FROM {table.sql} AS t WHERE {same} AND NOT ({own});"
+    )
+
+
+def _differs(name: str, affinity: str) -> str:
+    # A column's own collation may call two values equal that are not.
+    changed = f"{_old(name)} IS NOT {_new(name)} COLLATE BINARY"
+    if affinity == "BLOB":
+        # 1 and 1.0 compare equal, but a column without affinity keeps them apart.
+        changed += f" OR typeof({_old(name)}) <> typeof({_new(name)})"
+    return changed
+
+
+def _old(name: str) -> str:
+    return f"OLD.{quoted(name)}"
+
+
+def _new(name: str) -> str:
+    return f"NEW.{quoted(name)}"

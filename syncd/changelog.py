@@ -1,0 +1,387 @@
+"""The changelog: which change owns each register of each row.
+
+An entry of `syncd_changes_T` is one change and the mask of registers it still owns; the entries of a
+row have disjoint masks, and an entry that owns nothing any more is deleted. Two things write it: the
+fold, which takes the journal in, and the merge, which takes bundles in. Both stage their entries in
+a temporary table and let `resolved` decide, by stamp alone, who owns what. One thing reads it: the
+extraction of a frame for a peer.
+
+A dead entry owns every register of its row that is older than itself. All of it is set-based SQL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from syncd import bundle, held
+from syncd.bundle import Frame, Section
+from syncd.database import Connection, quoted
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
+from syncd.vector import Vector
+
+FOLD_ENTRIES = 10_000
+"""Journal entries folded in one transaction: a few tens of milliseconds of the write lock."""
+FRAME_ENTRIES = 10_000
+"""Entries in a frame: what a receiver merges in one transaction."""
+
+
+def vector(connection: Connection) -> Vector:
+    """Return what this replica has merged; its own seqs as far as they are folded."""
+    return Vector(dict(connection.rows("SELECT id, seq FROM syncd_origin")))
+
+
+def unfolded(connection: Connection) -> int:
+    """Count the journal entries that wait for the fold."""
+    count: int = connection.value(
+        "SELECT (SELECT max(seq) FROM syncd_journal) - o.seq"
+        " FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
+    )
+    return count
+
+
+def fold(connection: Connection, entries_max: int = FOLD_ENTRIES) -> int:
+    """Take the oldest journal entries into the changelog; return how many remain."""
+    remaining = unfolded(connection)
+    if not remaining:
+        return 0
+    last = connection.value("SELECT max(seq) FROM syncd_journal")
+    folded = last - remaining
+    upto = min(last, folded + entries_max)
+    for table in load_tables(connection).values():
+        _fold_table(connection, table, folded, upto)
+    connection.run(
+        "UPDATE syncd_origin SET seq = ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
+        (upto,),
+    )
+    connection.run("DELETE FROM syncd_journal WHERE seq <= ? AND seq < ?", (upto, last))
+    return int(last - upto)
+
+
+def advance_clock(connection: Connection, hlc: int) -> None:
+    """Move the clock past a stamp that was merged. The journal must be folded."""
+    connection.run(
+        "UPDATE syncd_journal SET hlc = max(hlc, ?)"
+        " WHERE seq = (SELECT max(seq) FROM syncd_journal)",
+        (hlc,),
+    )
+
+
+def _fold_table(connection: Connection, table: Table, after: int, upto: int) -> None:
+    cells = ", ".join(table.key_cells)
+    # Rows with NULL in their key have no identity and stay local.
+    filled = " AND ".join(f"{cell} IS NOT NULL" for cell in table.key_cells)
+    with staging(connection, table, ()):
+        staged = connection.run(
+            f"INSERT INTO temp.syncd_staged ({cells}, origin, seq, hlc, mask)"
+            f" SELECT {cells}, (SELECT origin FROM syncd_replica), seq, hlc, mask"
+            f" FROM syncd_journal WHERE seq > ? AND seq <= ? AND tbl = ? AND {filled} ORDER BY seq",
+            (after, upto, table.id),
+        )
+        if staged:
+            _settle_suspects(connection, table)
+            _keep_last_writes(connection, table)
+            with resolved(connection, table):
+                # Whatever was hidden is older than this host's own birth or death of the row.
+                connection.run(
+                    f"DELETE FROM {table.shadow} WHERE ({cells}) IN (SELECT {cells}"
+                    f" FROM temp.syncd_staged WHERE mask & {ALIVE_BIT | DEAD_BIT})"
+                )
+
+
+def _settle_suspects(connection: Connection, table: Table) -> None:
+    """Turn suspects into deaths where the row is really gone, and forget the others."""
+    connection.run(
+        f"UPDATE temp.syncd_staged AS s SET mask = {DEAD_BIT} WHERE s.mask = 0 AND NOT EXISTS"
+        f" (SELECT 1 FROM {table.sql} AS t WHERE {table.on_user('t', 's')})"
+    )
+    connection.run("DELETE FROM temp.syncd_staged WHERE mask = 0")
+
+
+def _keep_last_writes(connection: Connection, table: Table) -> None:
+    """Leave each register of a repeatedly written row with its last write only."""
+    cells = ", ".join(table.key_cells)
+    with _temporary(
+        connection,
+        "syncd_repeated",
+        f"SELECT {cells}, max(CASE WHEN mask & {DEAD_BIT} THEN seq ELSE 0 END) AS died"
+        f" FROM temp.syncd_staged GROUP BY {cells} HAVING count(*) > 1",
+    ) as repeated:
+        if not repeated:
+            return
+        top = max(DEAD_BIT, *(column.bit for column in table.columns), 0)
+        with _temporary(
+            connection,
+            "syncd_last",
+            f"""
+            WITH RECURSIVE bits(bit) AS
+                (SELECT 1 UNION ALL SELECT bit * 2 FROM bits WHERE bit < {top}),
+            last(id, bit) AS
+                (SELECT max(s.id), b.bit
+                 FROM temp.syncd_repeated AS r JOIN temp.syncd_staged AS s ON {table.on("s", "r")}
+                 JOIN bits AS b ON s.mask & b.bit
+                 WHERE s.seq >= r.died
+                 GROUP BY {table.cells("s")}, b.bit)
+            SELECT id, sum(bit) AS mask FROM last GROUP BY id
+            """,
+        ):
+            connection.run(
+                "UPDATE temp.syncd_staged SET mask = 0 WHERE"
+                f" ({cells}) IN (SELECT {cells} FROM temp.syncd_repeated)"
+            )
+            connection.run(
+                "UPDATE temp.syncd_staged AS s SET mask = l.mask FROM temp.syncd_last AS l"
+                " WHERE s.id = l.id"
+            )
+            connection.run("DELETE FROM temp.syncd_staged WHERE mask = 0")
+
+
+@contextlib.contextmanager
+def staging(connection: Connection, table: Table, columns: Sequence[Column]) -> Iterator[None]:
+    """Open the temporary table in which entries wait to be resolved.
+
+    The table has the key's cells, origin (ordinal), seq, hlc, mask, `met` (1 once the row is known
+    to have had entries before) and the cells of the given columns, which hold values as they came.
+    """
+    cells = "".join(f", {column.cell}" for column in columns)
+    connection.run(
+        f"CREATE TEMP TABLE syncd_staged (id INTEGER PRIMARY KEY, {table.key_ddl()},"
+        f" origin INTEGER, seq INTEGER, hlc INTEGER, mask INTEGER, met INTEGER DEFAULT 0{cells})"
+    )
+    yield
+    connection.run("DROP TABLE temp.syncd_staged")
+
+
+@contextlib.contextmanager
+def _temporary(connection: Connection, name: str, query: str) -> Iterator[int]:
+    """Hold a query's result in a temporary table; yield its number of rows.
+
+    An exception rolls the transaction back, and the temporary table with it.
+    """
+    connection.run(f"CREATE TEMP TABLE {name} AS {query}")
+    yield connection.value(f"SELECT count(*) FROM temp.{name}")
+    connection.run(f"DROP TABLE temp.{name}")
+
+
+# An entry that is there stands against a staged one if its stamp is greater. Within one origin seq
+# decides, which also makes a change stand against its own duplicate: enrolled rows share one reading.
+_STANDS = """
+    e.hlc > s.hlc OR (e.hlc = s.hlc AND CASE WHEN e.origin = s.origin THEN e.seq >= s.seq ELSE
+        (SELECT id FROM syncd_origin WHERE ordinal = e.origin) >
+        (SELECT id FROM syncd_origin WHERE ordinal = s.origin) END)
+"""
+
+
+@contextlib.contextmanager
+def resolved(connection: Connection, table: Table) -> Iterator[int]:
+    """Decide who owns each register, and write the staged entries that own any.
+
+    Staged entries of one row must have disjoint masks. Afterwards a staged entry's mask holds what
+    it won. Inside the `with`, `temp.syncd_contest` pairs staged entries with the entries their rows
+    had before; its number of rows is yielded.
+    """
+    query = f"""
+        SELECT s.id, s.mask AS staged_mask, s.origin AS staged_origin, s.seq AS staged_seq,
+            s.hlc AS staged_hlc, {table.cells("e")}, e.position, e.origin, e.seq, e.hlc, e.mask,
+            {_STANDS} AS stands
+        FROM temp.syncd_staged AS s CROSS JOIN {table.changes} AS e ON {table.on("e", "s")}
+    """
+    with _temporary(connection, "syncd_contest", query) as contested:
+        if contested:
+            _take_from_staged(connection)
+            _take_from_entries(connection, table)
+        _append(connection, table)
+        yield contested
+
+
+def _take_from_staged(connection: Connection) -> None:
+    """Leave each staged entry the registers that no standing entry owns."""
+    # The masks of a row's entries are disjoint, so their sum is their union.
+    connection.run(
+        f"""
+        UPDATE temp.syncd_staged AS s SET met = 1, mask = s.mask & ~lost
+        FROM (
+            SELECT id, CASE WHEN max(stands AND mask & {DEAD_BIT}) THEN -1
+                       ELSE sum(CASE WHEN stands THEN mask ELSE 0 END) END AS lost
+            FROM temp.syncd_contest GROUP BY id
+        ) AS c
+        WHERE s.id = c.id
+        """
+    )
+
+
+def _take_from_entries(connection: Connection, table: Table) -> None:
+    """Leave each older entry the registers that no staged entry takes."""
+    cells = ", ".join(table.key_cells)
+    connection.run(
+        f"""
+        INSERT INTO {table.changes} ({cells}, position, origin, seq, hlc, mask)
+        SELECT {cells}, position, origin, seq, hlc,
+            CASE WHEN max(staged_mask & {DEAD_BIT}) THEN 0 ELSE mask & ~sum(staged_mask) END
+        FROM temp.syncd_contest WHERE NOT stands GROUP BY {cells}, position
+        ON CONFLICT ({cells}, position) DO UPDATE SET mask = excluded.mask
+        """
+    )
+    connection.run(
+        f"DELETE FROM {table.changes} WHERE mask = 0 AND ({cells}, position) IN"
+        f" (SELECT {cells}, position FROM temp.syncd_contest WHERE NOT stands)"
+    )
+
+
+def _append(connection: Connection, table: Table) -> None:
+    cells = ", ".join(table.key_cells)
+    base = held.take_positions(
+        connection, connection.value("SELECT coalesce(max(id), 0) FROM temp.syncd_staged")
+    )
+    # In key order, so that the tree is written leaf by leaf.
+    connection.run(
+        f"INSERT INTO {table.changes} ({cells}, position, origin, seq, hlc, mask)"
+        f" SELECT {cells}, ? + id, origin, seq, hlc, mask"
+        f" FROM temp.syncd_staged WHERE mask <> 0 ORDER BY {cells}",
+        (base,),
+    )
+
+
+def frame_after(
+    connection: Connection, position: int, since: Vector, entries_max: int = FRAME_ENTRIES
+) -> Frame:
+    """Return the changes above a position that `since` does not cover, or the first part of them.
+
+    The journal must be folded. The frame ends at a whole change and near `FRAME_BYTES_TARGET`, and
+    it carries the claim only if it reaches the end of the changelog: a page that ends earlier lacks
+    the successors of changes it leaves out, so nothing may be concluded from it yet.
+    """
+    tables = load_tables(connection)
+    news = _News(connection, tables, position, since)
+    top = connection.value("SELECT position FROM syncd_replica")
+    cut = news.cut(entries_max, top)
+    sections = [s for table in tables.values() for s in news.sections(table, cut)]
+    sections += held.sections(connection, news.where(cut))
+    ordinals = sorted({origin for section in sections for origin in section.origins})
+    names = dict(_origin_names(connection))
+    numbers = {ordinal: number for number, ordinal in enumerate(ordinals)}
+    return Frame(
+        origins=[names[ordinal][0] for ordinal in ordinals],
+        nodes=[names[ordinal][1] for ordinal in ordinals],
+        sections=[_renumbered(section, numbers) for section in sections],
+        position=cut,
+        claim=dict(vector(connection)) if cut == top else None,
+    )
+
+
+def _origin_names(connection: Connection) -> Iterator[tuple[int, tuple[bytes, str]]]:
+    for ordinal, origin, node in connection.rows("SELECT ordinal, id, node FROM syncd_origin"):
+        yield ordinal, (origin, node)
+
+
+def _renumbered(section: Section, numbers: dict[int, int]) -> Section:
+    return msgspec.structs.replace(section, origins=list(map(numbers.__getitem__, section.origins)))
+
+
+class _News:
+    """The entries above a position that a vector does not cover."""
+
+    def __init__(
+        self, connection: Connection, tables: dict[str, Table], position: int, since: Vector
+    ) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._position = position
+        known = {
+            ordinal: since[origin]
+            for ordinal, origin in connection.rows("SELECT ordinal, id FROM syncd_origin")
+            if origin in since
+        }
+        cases = " ".join(f"WHEN {ordinal} THEN {seq}" for ordinal, seq in known.items())
+        covered = f"CASE e.origin {cases} ELSE 0 END" if cases else "0"
+        self._where = f"e.position > {position} AND e.seq > {covered}"
+
+    def cut(self, entries_max: int, top: int) -> int:
+        """Return the position a frame of bounded entries and bytes reaches."""
+        while True:
+            cut = self._nth(entries_max)
+            if cut is None:
+                cut = top
+            size = self._bytes(cut)
+            if size <= bundle.FRAME_BYTES_TARGET or entries_max == 1:
+                return cut
+            entries_max = max(1, entries_max * bundle.FRAME_BYTES_TARGET // size)
+
+    def sections(self, table: Table, cut: int) -> Iterator[Section]:
+        """Yield a table's changes up to a position, one section per set of registers and place."""
+        masks = self._connection.rows(
+            f"SELECT DISTINCT mask FROM {table.changes} AS e WHERE {self.where(cut)} ORDER BY mask"
+        )
+        for (mask,) in masks:
+            columns = [column for column in table.columns if column.bit & mask]
+            if not columns and not mask & (ALIVE_BIT | DEAD_BIT):
+                continue  # it owns nothing but registers of dropped columns
+            for source, names in self._places(table, mask, columns):
+                rows = self._connection.user_rows(
+                    f"SELECT e.origin, e.seq, e.hlc, {table.cells('e')}{names}"
+                    f" FROM {table.changes} AS e {source}"
+                    f" WHERE {self.where(cut)} AND e.mask = ? ORDER BY e.position",
+                    (mask,),
+                )
+                if rows:
+                    yield _section(table, mask, columns, rows)
+
+    def _places(self, table: Table, mask: int, columns: list[Column]) -> Iterator[tuple[str, str]]:
+        """Yield where values stand: in the user's table, or in the shadow while a row is hidden."""
+        if not columns:
+            yield "", ""
+            return
+        shown = "".join(f", t.{quoted(column.name)}" for column in columns)
+        yield f"CROSS JOIN {table.sql} AS t ON {table.on_user('t', 'e')}", shown
+        if self._connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.shadow})"):
+            hidden = "".join(f", h.{column.cell}" for column in columns)
+            yield f"CROSS JOIN {table.shadow} AS h ON {table.on('h', 'e')}", hidden
+
+    def where(self, cut: int) -> str:
+        """Return the condition that an entry `e` is news and not above a position."""
+        return f"{self._where} AND e.position <= {cut}"
+
+    def _nth(self, n: int) -> int | None:
+        logs = [*(table.changes for table in self._tables.values()), "syncd_held"]
+        parts = " UNION ALL ".join(
+            f"SELECT e.position FROM {log} AS e WHERE {self._where}" for log in logs
+        )
+        found: int | None = self._connection.value(
+            f"SELECT position FROM ({parts}) ORDER BY position LIMIT 1 OFFSET ?", (n - 1,)
+        )
+        return found
+
+    def _bytes(self, cut: int) -> int:
+        total = 0
+        for table in self._tables.values():
+            lengths = " + ".join(
+                f"coalesce(length(t.{quoted(column.name)}), 0)" for column in table.columns
+            )
+            total += self._connection.value(
+                f"SELECT coalesce(sum({lengths or 0}), 0) FROM {table.changes} AS e"
+                f" CROSS JOIN {table.sql} AS t ON {table.on_user('t', 'e')}"
+                f" WHERE {self.where(cut)}"
+            )
+        return total
+
+
+def _section(
+    table: Table, mask: int, columns: list[Column], rows: Sequence[tuple[Any, ...]]
+) -> Section:
+    origins, seqs, hlcs, *values = zip(*rows, strict=True)
+    existence = bundle.ALIVE if mask & ALIVE_BIT else bundle.NO_EXISTENCE
+    packed = [held.column_of(column) for column in values]
+    return Section(
+        table=table.name,
+        key=[column.name for column in table.key],
+        columns=[column.name for column in columns],
+        existence=bundle.DEAD if mask & DEAD_BIT else existence,
+        origins=list(origins),
+        seqs=bundle.deltas(seqs),
+        hlcs=bundle.deltas(hlcs),
+        keys=packed[: len(table.key)],
+        values=packed[len(table.key) :],
+    )

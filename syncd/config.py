@@ -1,0 +1,276 @@
+"""The configuration: config.yaml, every key of it overridable by the environment.
+
+`load_config` reports every mistake at once, each with the key's path, the variable that overrides
+it and what would be right. No secret has a default. The `api` section belongs to the application
+beside the daemon and is handed on as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+
+from syncd.errors import ConfigError
+
+SECRET_LENGTH_MIN = 32
+
+ENVIRONMENT: dict[tuple[str, ...], str] = {
+    ("node",): "NODE_NAME",
+    ("database",): "DB_PATH",
+    ("tables",): "SYNC_TABLES",
+    ("sync", "interval"): "SYNC_INTERVAL",
+    ("sync", "keys"): "SYNC_KEYS",
+    ("sync", "max_clock_drift"): "SYNC_MAX_CLOCK_DRIFT",
+    ("sync", "wake_within"): "SYNC_WAKE_WITHIN",
+    ("peers",): "SYNC_PEERS",
+    ("serve", "app"): "SERVE_APP",
+    ("serve", "host"): "SERVE_HOST",
+    ("serve", "port"): "PORT",
+    ("serve", "threads"): "SERVE_THREADS",
+}
+"""Which variable overrides which key."""
+
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def duration_ms(text: object) -> int:
+    """Read a duration such as `5s`, `10m` or `90d`; return milliseconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", str(text).strip())
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not a duration; write a number and a unit, such as 5s, 10m or 90d"
+        )
+    return round(float(match[1]) * _UNITS_MS[match[2]])
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
+        raise ValueError(
+            f"{value!r} is not a name; write letters, digits, dots and dashes, such as host-a"
+        )
+    return value
+
+
+def _url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
+        raise ValueError(f"{value!r} is not a base URL; write one such as https://host-b.example")
+    return value.rstrip("/")
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < SECRET_LENGTH_MIN:
+        raise ValueError(
+            f"shorter than {SECRET_LENGTH_MIN} characters; make one with: syncd keygen"
+        )
+    return value
+
+
+def _present(value: Any) -> Any:
+    if not value:
+        raise ValueError("empty; make a key with: syncd keygen, and give every host the same")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+DurationMs = Annotated[int, BeforeValidator(duration_ms)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Key(_Section):
+    """A shared secret of the hosts, and the id under which signatures name it."""
+
+    id: Name
+    secret: Annotated[SecretStr, AfterValidator(_secret)]
+
+
+class TableConfig(_Section):
+    """How a table is enrolled. key: the columns that identify a row, None for the PRIMARY KEY."""
+
+    key: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+
+
+class Peer(_Section):
+    """Another host. push: it cannot run a daemon, so changes are pushed to it as well."""
+
+    name: Name
+    url: Annotated[str, AfterValidator(_url)]
+    push: bool = False
+
+
+class Sync(_Section):
+    """How hosts exchange changes; durations in milliseconds."""
+
+    keys: Annotated[tuple[Key, ...], AfterValidator(_present)] = Field(
+        description="make one with: syncd keygen, and give every host the same"
+    )
+    interval: DurationMs = 5_000
+    max_clock_drift: DurationMs = 300_000
+    wake_within: DurationMs = 75_000
+
+
+class Serve(_Section):
+    """What `syncd up` serves. app: a WSGI application or factory, as gunicorn names it."""
+
+    app: str = "api.app:create_app()"
+    host: str = "0.0.0.0"  # noqa: S104  (a container's port is only reachable if it binds them all)
+    port: Annotated[int, Field(ge=1, le=65535)] = 5000
+    threads: Annotated[int, Field(ge=1, le=256)] = 8
+
+
+class Config(_Section):
+    """The whole configuration of one host."""
+
+    node: Name = Field(description="a name for this host, such as host-a")
+    database: Path = Field(description="the SQLite file, such as data/protecao.db")
+    tables: Annotated[dict[str, TableConfig], Field(min_length=1)] = Field(
+        description="the tables to sync, such as {devices: {key: [device_id]}}"
+    )
+    sync: Sync = Field(description="at least its keys")
+    peers: tuple[Peer, ...] = ()
+    serve: Serve = Serve()
+    api: dict[str, Any] = {}
+
+
+def load_config(path: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Read the configuration, or raise `ConfigError` with everything that is wrong.
+
+    path: the YAML file; by default $SYNCD_CONFIG or ./config.yaml. A relative `database` counts from
+    that file's folder, one from $DB_PATH from the working directory.
+    """
+    environ = os.environ if environ is None else environ
+    file = Path(path or environ.get("SYNCD_CONFIG") or "config.yaml")
+    tree = _read(file)
+    problems: list[str] = []
+    for keys, variable in ENVIRONMENT.items():
+        if environ.get(variable, "").strip():
+            _override(tree, keys, variable, environ[variable].strip(), problems)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError([*problems, *_explain(error)]) from None
+    problems += _contradictions(config)
+    if problems:
+        raise ConfigError(problems)
+    base = Path() if environ.get("DB_PATH", "").strip() else file.parent
+    return config.model_copy(update={"database": (base / config.database).absolute()})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError([f"{file}: there is no such file; name one with --config FILE"]) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError([f"{file}: cannot be read as YAML: {error}"]) from error
+    if not isinstance(tree, dict):
+        raise ConfigError([f"{file}: must be a mapping that starts with `node:`"])
+    return tree
+
+
+def _override(
+    tree: dict[str, Any], keys: tuple[str, ...], variable: str, text: str, problems: list[str]
+) -> None:
+    *parents, last = keys
+    for parent in parents:
+        if not isinstance(tree.get(parent), dict):
+            tree[parent] = {}
+        tree = tree[parent]
+    try:
+        tree[last] = _PARSERS.get(variable, str)(text)
+    except ValueError as error:
+        problems.append(f"{'.'.join(keys)} ({variable}): {error}")
+
+
+def _peers(text: str) -> Any:
+    if text.startswith("["):
+        return _yaml(text)
+    pairs = [item.partition("=") for item in text.split(",") if item.strip()]
+    if any(not separator for _, separator, _ in pairs):
+        raise ValueError("write it as b=https://b.example,c=https://c.example")
+    return [{"name": name.strip(), "url": url.strip()} for name, _, url in pairs]
+
+
+def _keys(text: str) -> Any:
+    if text.startswith("["):
+        return _yaml(text)
+    pairs = [item.partition(":") for item in text.split(",") if item.strip()]
+    if any(not separator for _, separator, _ in pairs):
+        raise ValueError("write it as k2:SECRET,k1:SECRET; the first signs, all are accepted")
+    return [{"id": name.strip(), "secret": secret.strip()} for name, _, secret in pairs]
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"cannot be read as YAML: {error}") from error
+
+
+_PARSERS = {"SYNC_PEERS": _peers, "SYNC_KEYS": _keys, "SYNC_TABLES": _yaml}
+
+
+def _explain(error: ValidationError) -> list[str]:
+    return [
+        f"{_where(tuple(problem['loc']))}: {_what(problem['type'], problem['msg'], problem['loc'])}"
+        for problem in error.errors(include_url=False)
+    ]
+
+
+def _where(keys: tuple[int | str, ...]) -> str:
+    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+    variable = next((v for k, v in ENVIRONMENT.items() if keys[: len(k)] == k), None)
+    return f"{path} ({variable})" if variable else path
+
+
+def _what(kind: str, message: str, keys: tuple[int | str, ...]) -> str:
+    if kind == "missing":
+        hint = _description(keys)
+        return f"missing; {hint}" if hint else "missing"
+    if kind == "extra_forbidden":
+        return "there is no such key"
+    return message.removeprefix("Value error, ")
+
+
+def _description(keys: tuple[int | str, ...]) -> str | None:
+    model: Any = Config
+    for key in keys[:-1]:
+        field = model.model_fields.get(key) if isinstance(model, type) else None
+        model = field.annotation if field else None
+    fields = getattr(model, "model_fields", {})
+    return fields[keys[-1]].description if keys[-1] in fields else None
+
+
+def _contradictions(config: Config) -> list[str]:
+    problems = []
+    names = [peer.name for peer in config.peers]
+    problems += [
+        f"peers: the name {name!r} is given twice"
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
+    if config.node in names:
+        problems.append(f"peers: {config.node!r} is this host itself (node)")
+    ids = [key.id for key in config.sync.keys]
+    problems += [
+        f"sync.keys (SYNC_KEYS): the id {id_!r} is given twice"
+        for id_ in sorted(set(ids))
+        if ids.count(id_) > 1
+    ]
+    return problems

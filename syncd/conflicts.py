@@ -1,0 +1,74 @@
+"""The conflict log: values that lost to a write that did not know of them.
+
+A write that knew the value it replaced is no conflict. Whether it knew is read from the vectors: a
+change that a merged vector covers had been seen. Each host logs what lost on it; equal values are no
+loss. Nothing here decides who wins.
+"""
+
+from __future__ import annotations
+
+from syncd.database import Connection, quoted
+from syncd.schema import DEAD_BIT, Column, Table
+
+
+def log(
+    connection: Connection, table: Table, columns: list[Column], *, known: str, now_ms: int
+) -> int:
+    """Log what the staged entries of `temp.syncd_contest` displace or lose to; return how many.
+
+    To be called after `changelog.resolved` and before the user's table is touched. known: the SQL
+    of the seq up to which the sender knew the origin of contest row `x`.
+    """
+    # The entry loses although the sender had not seen it, or stands against news of another origin.
+    concurrent = f"x.origin <> x.staged_origin AND (x.stands OR x.seq > {known})"
+    if not connection.value(
+        f"SELECT EXISTS (SELECT 1 FROM temp.syncd_contest AS x WHERE {concurrent})"
+    ):
+        return 0
+    count = 0
+    staged = {column.number for column in columns}
+    for column in table.columns:
+        arriving = f"s.{column.cell}" if column.number in staged else "NULL"
+        count += _log_column(connection, table, column, arriving, concurrent, now_ms)
+    return count
+
+
+def _log_column(
+    connection: Connection,
+    table: Table,
+    column: Column,
+    arriving: str,
+    concurrent: str,
+    now_ms: int,
+) -> int:
+    bit, dead = column.bit, DEAD_BIT
+    key = " || ', ' || ".join(f"quote(x.{cell})" for cell in table.key_cells)
+    present = f"CASE WHEN {_shown(table)} THEN t.{quoted(column.name)} ELSE h.{column.cell} END"
+    return connection.run(
+        f"""
+        INSERT INTO syncd_conflict (at_ms, tbl, key, col, lost_value, lost_hlc, lost_origin,
+            won_value, won_hlc, won_origin, won_dead)
+        SELECT :now, :table, {key}, :column,
+            CASE WHEN x.stands THEN {arriving} ELSE {present} END,
+            CASE WHEN x.stands THEN x.staged_hlc ELSE x.hlc END,
+            CASE WHEN x.stands THEN x.staged_origin ELSE x.origin END,
+            CASE WHEN x.stands THEN {present} ELSE {arriving} END,
+            CASE WHEN x.stands THEN x.hlc ELSE x.staged_hlc END,
+            CASE WHEN x.stands THEN x.origin ELSE x.staged_origin END,
+            CASE WHEN x.stands THEN x.mask ELSE x.staged_mask END & {dead} <> 0
+        FROM temp.syncd_contest AS x
+        JOIN temp.syncd_staged AS s ON s.id = x.id
+        LEFT JOIN {table.sql} AS t ON {table.on_user("t", "x")}
+        LEFT JOIN {table.shadow} AS h ON {table.on("h", "x")}
+        WHERE {concurrent} AND (
+            (x.mask & {bit} AND x.staged_mask & {bit} AND {arriving} IS NOT {present})
+            OR (x.stands AND x.mask & {dead} AND x.staged_mask & {bit})
+            OR (NOT x.stands AND x.staged_mask & {dead} AND x.mask & {bit})
+        )
+        """,
+        {"now": now_ms, "table": table.name, "column": column.name},
+    )
+
+
+def _shown(table: Table) -> str:
+    return f"t.{quoted(table.key[0].name)} IS NOT NULL"

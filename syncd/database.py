@@ -1,0 +1,171 @@
+"""The one door to SQLite.
+
+A `Database` is a file; `read()` and `write()` hand out a connection inside a transaction. A write
+begins IMMEDIATE, because a deferred transaction that turns writer fails with SQLITE_BUSY_SNAPSHOT,
+which no timeout cures (sqlite.org/rescode.html#busy_snapshot). Connections are one per thread and
+are never carried across a fork. sqlite3's exceptions leave this module as ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from syncd.errors import ConstraintError, DatabaseBusy, DatabaseError
+
+BUSY_TIMEOUT_MS = 30_000
+WAL_CHECKPOINT_PAGES = 8_000
+"""A bulk merge rewrites the same index pages in frame after frame; letting the WAL grow to some
+32 MB before it is copied back halves what is written."""
+
+
+class RawText(bytes):
+    """TEXT that is not UTF-8, which Python cannot hold as str, as its bytes."""
+
+
+class Connection:
+    """A connection inside a transaction; hands out rows as tuples."""
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        self.raw = raw
+
+    def run(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> int:
+        """Execute one statement; return the number of rows it changed."""
+        return self.raw.execute(sql, values).rowcount
+
+    def rows(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a query."""
+        return self.raw.execute(sql, values).fetchall()
+
+    def user_rows(
+        self, sql: str, values: Sequence[Any] | dict[str, Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Return all rows of a query over users' values, TEXT that is not UTF-8 as `RawText`."""
+        try:
+            return self.rows(sql, values)
+        except sqlite3.OperationalError as error:
+            if "decode to UTF-8" not in str(error):
+                raise
+        # Asking Python for every text is slow, so it is only done where the fast way has failed.
+        self.raw.text_factory = _text_or_raw
+        try:
+            return self.rows(sql, values)
+        finally:
+            self.raw.text_factory = str
+
+    def row(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> tuple[Any, ...] | None:
+        """Return the first row, or None."""
+        found: tuple[Any, ...] | None = self.raw.execute(sql, values).fetchone()
+        return found
+
+    def value(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> Any:
+        """Return the first column of the first row, or None."""
+        found = self.row(sql, values)
+        return found[0] if found else None
+
+    def many(self, sql: str, rows: Any) -> None:
+        """Execute one statement for every row of values."""
+        self.raw.executemany(sql, rows)
+
+
+class Database:
+    """One SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a snapshot: everything read inside is of one moment."""
+        with self._transaction("BEGIN", "ROLLBACK") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a write transaction; it commits at the end, or is undone by any exception."""
+        with self._transaction("BEGIN IMMEDIATE", "COMMIT") as connection:
+            yield connection
+
+    def make_wal(self) -> None:
+        """Switch the file to write-ahead logging, so that readers and the writer do not wait."""
+        with _translated(self.path):
+            self._connection().execute("PRAGMA journal_mode = WAL").fetchone()
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        raw = getattr(self._local, "raw", None)
+        if raw is not None:
+            raw.close()
+            self._local.raw = None
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str, end: str) -> Iterator[Connection]:
+        with _translated(self.path):
+            raw = self._connection()
+            assert not raw.in_transaction, "transactions do not nest"
+            raw.execute(begin)
+            try:
+                yield Connection(raw)
+                raw.execute(end)
+            except BaseException:
+                if raw.in_transaction:
+                    raw.execute("ROLLBACK")
+                raise
+
+    def _connection(self) -> sqlite3.Connection:
+        raw: sqlite3.Connection | None = getattr(self._local, "raw", None)
+        if raw is None or self._local.pid != os.getpid():
+            raw = self._open()
+            self._local.raw, self._local.pid = raw, os.getpid()
+        return raw
+
+    def _open(self) -> sqlite3.Connection:
+        if not self.path.parent.is_dir():
+            raise DatabaseError(f"{self.path.parent} is not a directory")
+        raw = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
+        for pragma in (
+            # NORMAL under WAL keeps the file whole after power loss; the last commits may be lost
+            # together, rows and vector alike, and are then pulled again.
+            "synchronous = NORMAL",
+            "temp_store = MEMORY",
+            "cache_size = -16000",
+            f"wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}",
+            # Merging follows the origin's own cascades, which were captured there; a second cascade
+            # here would be a change that nobody made.
+            "foreign_keys = OFF",
+        ):
+            raw.execute(f"PRAGMA {pragma}")
+        return raw
+
+
+def _text_or_raw(data: bytes) -> str | RawText:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return RawText(data)
+
+
+def quoted(name: str) -> str:
+    """Quote an identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise ConstraintError(f"{path}: {error}") from error
+    except sqlite3.OperationalError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise DatabaseBusy(f"{path}: {error}") from error
+        raise DatabaseError(f"{path}: {error}") from error
+    except sqlite3.Error as error:
+        raise DatabaseError(f"{path}: {error}") from error

@@ -1,0 +1,161 @@
+"""Enrolment: bringing the user's tables under syncd, once and again after every migration.
+
+All tables are checked before anything is written, and everything is written in one transaction.
+Rows that are there already get changes with the lowest stamp, so that any real write beats them; so
+do the values of a column that was added since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from syncd import capture
+from syncd.database import Connection, quoted
+from syncd.errors import SchemaError
+from syncd.introspection import Definition, define
+from syncd.schema import (
+    ALIVE_BIT,
+    Column,
+    Table,
+    create_bookkeeping,
+    create_column,
+    create_table,
+    is_enrolled,
+    load_tables,
+    require_enrolled,
+)
+
+LOWEST_HLC = 0
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What enrolling did with one table.
+
+    state: "new", "changed", "unchanged", or "unlisted" for a table that is no longer configured
+    (it stays enrolled). rows: how many rows that were there already got a stamp.
+    """
+
+    table: str
+    state: str
+    rows: int = 0
+    added: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+def enrol(
+    connection: Connection,
+    keys: Mapping[str, Sequence[str] | None],
+    *,
+    origin: bytes,
+    node: str,
+) -> list[Enrolled]:
+    """Enrol tables, given each one's configured key; `origin` is used if the file is new to syncd.
+
+    Nothing of the journal may be unfolded. Raises `SchemaError` with every problem found.
+    """
+    definitions, problems = _definitions(connection, keys)
+    known = load_tables(connection) if is_enrolled(connection) else {}
+    for definition in definitions:
+        table = known.get(definition.name)
+        if table is not None and table.key != definition.key:
+            problems.append(
+                f"tables.{table.name}.key: enrolled with key"
+                f" ({', '.join(c.name for c in table.key)}), which cannot change"
+            )
+    if problems:
+        raise SchemaError(problems)
+    if is_enrolled(connection):
+        require_enrolled(connection)
+        connection.run(
+            "UPDATE syncd_origin SET node = ? WHERE ordinal = (SELECT origin FROM syncd_replica)"
+            " AND node <> ?",
+            (node, node),
+        )
+    else:
+        create_bookkeeping(connection, origin, node)
+    results = [_enrol_one(connection, d, known.get(d.name)) for d in definitions]
+    results += [Enrolled(name, "unlisted") for name in known if name not in keys]
+    return results
+
+
+def _definitions(
+    connection: Connection, keys: Mapping[str, Sequence[str] | None]
+) -> tuple[list[Definition], list[str]]:
+    definitions, problems = [], []
+    for name, key in keys.items():
+        found = define(connection, name, key)
+        if isinstance(found, Definition):
+            definitions.append(found)
+        else:
+            problems.extend(found)
+    return definitions, problems
+
+
+def _enrol_one(connection: Connection, definition: Definition, known: Table | None) -> Enrolled:
+    if known is None:
+        return _enrol_new(connection, definition)
+    names = {name for name, _, _ in definition.columns}
+    present = {column.name for column in known.columns}
+    dropped = tuple(column.name for column in known.columns if column.name not in names)
+    added = tuple(name for name, _, _ in definition.columns if name not in present)
+    for name in dropped:
+        connection.run(
+            "UPDATE syncd_column SET dropped = 1 WHERE table_id = ? AND name = ?", (known.id, name)
+        )
+    rows = _add_columns(connection, definition, known, added)
+    table = load_tables(connection)[definition.name]
+    refreshed = capture.install(connection, table, definition.uniques)
+    state = "changed" if added or dropped or refreshed else "unchanged"
+    return Enrolled(definition.name, state, rows, added, dropped)
+
+
+def _enrol_new(connection: Connection, definition: Definition) -> Enrolled:
+    table = Table(
+        connection.value("SELECT coalesce(max(id), 0) + 1 FROM syncd_table"),
+        definition.name,
+        definition.key,
+        tuple(Column(n, *column) for n, column in enumerate(definition.columns)),
+    )
+    create_table(connection, table)
+    rows = _stamp_lowest(connection, table, ALIVE_BIT | table.columns_mask, "true")
+    capture.install(connection, table, definition.uniques)
+    return Enrolled(definition.name, "new", rows)
+
+
+def _add_columns(
+    connection: Connection, definition: Definition, table: Table, added: tuple[str, ...]
+) -> int:
+    rows = 0
+    number = connection.value(
+        "SELECT coalesce(max(number), -1) + 1 FROM syncd_column WHERE table_id = ?", (table.id,)
+    )
+    for name, affinity, preset in definition.columns:
+        if name in added:
+            column = Column(number, name, affinity, preset)
+            create_column(connection, table, column)
+            written = f"{quoted(name)} IS NOT ({preset})"
+            rows += _stamp_lowest(connection, table, column.bit, written)
+            number += 1
+    return rows
+
+
+def _stamp_lowest(connection: Connection, table: Table, mask: int, condition: str) -> int:
+    """Write changes of the lowest stamp for rows that are already there; return their number."""
+    filled = " AND ".join(f"{quoted(column.name)} IS NOT NULL" for column in table.key)
+    base = connection.value("SELECT max(seq) FROM syncd_journal")
+    rows = connection.run(
+        f"INSERT INTO {table.changes}"
+        f" SELECT {table.user_key('t')}, position + n, origin, ? + n, {LOWEST_HLC}, ?"
+        f" FROM syncd_replica CROSS JOIN (SELECT row_number() OVER (ORDER BY {table.user_key('u')})"
+        f" AS n, {table.user_key('u')} FROM {table.sql} AS u WHERE {filled} AND ({condition})) AS t",
+        (base, mask),
+    )
+    connection.run("UPDATE syncd_replica SET position = position + ?", (rows,))
+    connection.run("UPDATE syncd_journal SET seq = seq + ? WHERE seq = ?", (rows, base))
+    connection.run(
+        "UPDATE syncd_origin SET seq = seq + ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
+        (rows,),
+    )
+    return rows

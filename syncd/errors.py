@@ -1,0 +1,154 @@
+"""The one tree of errors.
+
+Every error that syncd raises on purpose is a `SyncError` with a stable `code` (documented in
+docs/operations.md), `retryable` (whether the same call may succeed later without anybody's help)
+and a `hint` for the operator. Foreign exceptions are translated where they enter, `from` their
+cause. Assertions are for our own bugs, never for input.
+
+    SyncError
+    ├── ConfigError            the configuration is wrong, every mistake listed
+    ├── SchemaError            a table cannot be enrolled as asked
+    ├── DatabaseError          SQLite refused
+    │   ├── DatabaseBusy       another writer held the lock for too long
+    │   ├── ConstraintError    a merge would break a constraint of a user's table
+    │   └── NotEnrolled        `syncd init` has not been run on this file
+    ├── BundleError            bytes that are not a bundle we can read
+    │   ├── BundleTruncated    the bytes end too early
+    │   ├── BundleTooLarge     over a bound, before or after decompression
+    │   └── BundleGap          it continues from changes this replica does not have
+    ├── SignatureError         a request, response or file is not signed as it must be
+    ├── PeerError              a round with a peer failed
+    │   ├── PeerUnreachable    no answer
+    │   ├── PeerRefused        it answered with a refusal
+    │   └── PeerMisbehaved     its answer makes no sense
+    └── DaemonRunning          another daemon already serves this database file
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SyncError(Exception):
+    """Something went wrong in syncd."""
+
+    code = "sync_error"
+    retryable = False
+    hint: str | None = None
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+        if hint is not None:
+            self.hint = hint
+
+
+class ConfigError(SyncError):
+    """The configuration is wrong."""
+
+    code = "config"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class SchemaError(SyncError):
+    """A table cannot be enrolled as asked."""
+
+    code = "schema"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DatabaseError(SyncError):
+    """SQLite refused."""
+
+    code = "database"
+
+
+class DatabaseBusy(DatabaseError):
+    """Another writer held the database for too long."""
+
+    code = "database_busy"
+    retryable = True
+    hint = "Look for a program that keeps a write transaction open."
+
+
+class ConstraintError(DatabaseError):
+    """A merge would break a constraint of a table."""
+
+    code = "constraint"
+    hint = "The changes stay with the peer until the row that is in the way is changed here."
+
+
+class NotEnrolled(DatabaseError):
+    """This database has not been enrolled."""
+
+    code = "not_enrolled"
+    hint = "Run: syncd init"
+
+
+class BundleError(SyncError):
+    """These bytes are not a bundle this version can read."""
+
+    code = "bundle"
+
+
+class BundleTruncated(BundleError):
+    """The bundle ends too early."""
+
+    code = "bundle_truncated"
+    hint = "Copy or export the file again."
+
+
+class BundleTooLarge(BundleError):
+    """A part of the bundle is larger than the bound."""
+
+    code = "bundle_too_large"
+
+
+class BundleGap(BundleError):
+    """The bundle continues from changes this replica does not have."""
+
+    code = "bundle_gap"
+    hint = "Export everything (without --since), or import the earlier bundle first."
+
+
+class SignatureError(SyncError):
+    """The signature does not hold."""
+
+    code = "signature"
+
+
+class PeerError(SyncError):
+    """The round with a peer failed."""
+
+    code = "peer"
+
+
+class PeerUnreachable(PeerError):
+    """The peer did not answer."""
+
+    code = "peer_unreachable"
+    retryable = True
+
+
+class PeerRefused(PeerError):
+    """The peer refused the request."""
+
+    code = "peer_refused"
+    hint = "The peer's log says why; often the keys or the clocks differ."
+
+
+class PeerMisbehaved(PeerError):
+    """The peer's answer makes no sense."""
+
+    code = "peer_misbehaved"
+
+
+class DaemonRunning(SyncError):
+    """Another daemon already serves this database file."""
+
+    code = "daemon_running"

@@ -1,0 +1,139 @@
+"""Held changes: merged, not yet able to show, and passed on all the same.
+
+One row of `syncd_held` is one register write: of a table or a column this host does not know yet, or
+with a stamp from the future. Held changes have positions like any other entry, so that peers are sent
+them; `take` hands back those whose time has come, for the merge to take as if they had just arrived.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from syncd import bundle
+from syncd.bundle import Column, Section
+from syncd.database import Connection, RawText
+from syncd.schema import widen
+
+UNKNOWN_TABLE = "unknown table"
+UNKNOWN_COLUMN = "unknown column"
+FUTURE = "future"
+
+
+def take_positions(connection: Connection, count: int) -> int:
+    """Reserve positions for new entries; return the one below the first."""
+    base: int = connection.value("SELECT position FROM syncd_replica")
+    connection.run("UPDATE syncd_replica SET position = ?", (base + count,))
+    return base
+
+
+def hold(connection: Connection, section: Section, reason: str) -> int:
+    """Keep a section's registers, its origins being ordinals; return how many were new."""
+    before = connection.value("SELECT count(*) FROM syncd_held")
+    widen(connection, "syncd_held", len(section.key))
+    if section.existence != bundle.NO_EXISTENCE:
+        _hold_register(connection, section, "", None, reason)
+    for name, column in zip(section.columns, section.values, strict=True):
+        _hold_register(connection, section, name, column, reason)
+    count: int = connection.value("SELECT count(*) FROM syncd_held") - before
+    return count
+
+
+def sections(connection: Connection, where: str) -> Iterator[Section]:
+    """Yield held changes as sections, their origins being ordinals.
+
+    where: a condition on the held entry `e`.
+    """
+    groups = connection.rows(
+        "SELECT DISTINCT tbl, col, key_names, existence FROM syncd_held AS e"
+        f" WHERE {where} ORDER BY tbl, col, existence"
+    )
+    for table, col, key_names, existence in groups:
+        key = json.loads(key_names)
+        cells = "".join(f", k{i}" for i in range(len(key)))
+        rows = connection.user_rows(
+            f"SELECT origin, seq, hlc{cells}, value FROM syncd_held AS e WHERE ({where})"
+            " AND tbl = ? AND col = ? AND key_names = ? AND existence = ? ORDER BY e.position",
+            (table, col, key_names, existence),
+        )
+        for layer in _layers(rows, len(key)):
+            yield _section(table, col, key, existence, layer)
+
+
+def take(connection: Connection, where: str) -> list[Section]:
+    """Remove held changes and return them as sections, their origins being ordinals."""
+    taken = list(sections(connection, where))
+    if taken:
+        connection.run(f"DELETE FROM syncd_held AS e WHERE {where}")
+    return taken
+
+
+def column_of(values: Sequence[Any]) -> Column:
+    """Pack values as a bundle's column."""
+    if RawText not in set(map(type, values)):
+        return Column(list(values))
+    raw = [row for row, value in enumerate(values) if isinstance(value, RawText)]
+    return Column([bytes(v) if isinstance(v, RawText) else v for v in values], raw)
+
+
+def _hold_register(
+    connection: Connection, section: Section, col: str, column: Column | None, reason: str
+) -> None:
+    count = len(section)
+    base = take_positions(connection, count)
+    existence = bundle.NO_EXISTENCE if col else section.existence
+    constant = (section.table, col, json.dumps(section.key), existence, reason)
+    keys = ", ".join(f"k{i}" for i in range(len(section.key)))
+    packed = [*section.keys, column or Column([None] * count)]
+    casts = ["CASE WHEN ? THEN CAST(? AS TEXT) ELSE ? END" if c.raw_text else "?" for c in packed]
+    cells: list[Sequence[Any]] = []
+    for c in packed:
+        if c.raw_text:
+            raw = set(c.raw_text)
+            cells += [[row in raw for row in range(count)], c.values]
+        cells.append(c.values)
+    connection.many(
+        "INSERT OR IGNORE INTO syncd_held (tbl, col, key_names, existence, reason, position,"
+        f" origin, seq, hlc, {keys}, value)"
+        f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, {', '.join(casts)})",
+        zip(
+            *(itertools.repeat(value, count) for value in constant),
+            range(base + 1, base + count + 1),
+            section.origins,
+            bundle.undeltas(section.seqs),
+            bundle.undeltas(section.hlcs),
+            *cells,
+        ),
+    )
+
+
+def _layers(rows: list[tuple[Any, ...]], keys: int) -> Iterator[list[tuple[Any, ...]]]:
+    """Split rows so that no key occurs twice, older changes first."""
+    while rows:
+        seen: set[tuple[Any, ...]] = set()
+        layer, rest = [], []
+        for row in rows:
+            key = row[3 : 3 + keys]
+            (rest if key in seen else layer).append(row)
+            seen.add(key)
+        yield layer
+        rows = rest
+
+
+def _section(
+    table: str, col: str, key: list[str], existence: int, rows: list[tuple[Any, ...]]
+) -> Section:
+    origins, seqs, hlcs, *cells = zip(*rows, strict=True)
+    return Section(
+        table=table,
+        key=key,
+        columns=[col] if col else [],
+        existence=existence,
+        origins=list(origins),
+        seqs=bundle.deltas(seqs),
+        hlcs=bundle.deltas(hlcs),
+        keys=[column_of(cell) for cell in cells[: len(key)]],
+        values=[column_of(cells[-1])] if col else [],
+    )

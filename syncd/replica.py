@@ -1,0 +1,319 @@
+"""One database as a replica: the engine's operations, each in transactions of its own.
+
+This is what endpoints, rounds and commands call. It owns when to fold and what a transaction covers;
+how is the business of `changelog` and `merge`. Wall clock and identities are injected. A `Replica`
+may be shared between threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from syncd import changelog, enrolment, schema
+from syncd.bundle import Frame, Header
+from syncd.clock import WallClock, system_wall_ms
+from syncd.config import Config
+from syncd.database import Connection, Database
+from syncd.enrolment import Enrolled
+from syncd.errors import BundleGap, NotEnrolled
+from syncd.merge import Counts, merge_frame
+from syncd.vector import ORIGIN_BYTES, Vector
+
+
+@dataclass(frozen=True)
+class PeerState:
+    """What this host remembers of a peer; times in milliseconds since 1970.
+
+    behind: changes the peer said it has and we lack. offset_ms: how far its clock is ahead of ours.
+    """
+
+    name: str
+    node: str | None
+    attempt_ms: int | None
+    success_ms: int | None
+    error: str | None
+    error_code: str | None
+    error_ms: int | None
+    offset_ms: int | None
+    behind: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """A replica at one moment. tables: rows that show, by table. journal: writes not yet folded."""
+
+    node: str
+    origin: str
+    tables: dict[str, int]
+    journal: int
+    held: int
+    conflicts: int
+    vector: Vector
+    peers: tuple[PeerState, ...]
+
+
+class Replica:
+    """The database that a configuration names, as a replica."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        wall_ms: WallClock = system_wall_ms,
+        new_origin: Callable[[], bytes] = lambda: secrets.token_bytes(ORIGIN_BYTES),
+    ) -> None:
+        self.config = config
+        self.wall_ms = wall_ms
+        self._new_origin = new_origin
+        self._database = Database(config.database)
+
+    def enrol(self) -> list[Enrolled]:
+        """Bring the configured tables under syncd; raise `SchemaError` and change nothing else."""
+        self._database.make_wal()
+        with self._database.write() as connection:
+            if schema.is_enrolled(connection):
+                schema.require_enrolled(connection)
+                _fold_rest(connection)
+            return enrolment.enrol(
+                connection,
+                {name: table.key for name, table in self.config.tables.items()},
+                origin=self._new_origin(),
+                node=self.config.node,
+            )
+
+    def fold(self) -> None:
+        """Take everything that was written into the changelog, in short slices of the write lock."""
+        while True:
+            with self._database.read() as connection:
+                schema.require_enrolled(connection)
+                if not changelog.unfolded(connection):
+                    return
+            with self._database.write() as connection:
+                changelog.fold(connection)
+
+    def vector(self) -> Vector:
+        """Return what this replica has merged, its own writes included."""
+        with self._folded() as connection:
+            return changelog.vector(connection)
+
+    def origin(self) -> bytes:
+        """Return the identity under which this replica's changes are born."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            return _origin(connection)
+
+    def told(self, peer: str) -> Vector:
+        """Return what a peer last said it has."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            return _told(connection, peer)
+
+    def cursor(self, sender: bytes) -> int:
+        """Return the position up to which a sender's changelog has been merged here."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            return _cursor(connection, sender)
+
+    def changes_since(self, since: Vector, after: int = 0) -> tuple[Header, Frame]:
+        """Return the first frame of what a host lacks.
+
+        since: what that host has merged. after: the position up to which it has merged this
+        replica's changelog.
+        """
+        with self._folded() as connection:
+            header = Header(
+                origin=_origin(connection),
+                node=self.config.node,
+                created_ms=self.wall_ms(),
+                vector=dict(changelog.vector(connection)),
+                since=dict(since),
+                after=after,
+            )
+            return header, changelog.frame_after(connection, after, since)
+
+    def frames_since(self, since: Vector) -> tuple[Header, Iterator[Frame]]:
+        """Return all frames of what the holder of a vector lacks, each read as it is asked for."""
+        header, first = self.changes_since(since)
+
+        def frames() -> Iterator[Frame]:
+            frame = first
+            yield frame
+            while frame.claim is None:
+                _, frame = self.changes_since(since, frame.position)
+                yield frame
+
+        return header, frames()
+
+    def merge(self, header: Header, frame: Frame) -> Counts:
+        """Merge one frame, rows and vector in one transaction; raise `BundleGap` if it cannot be.
+
+        Acknowledged means durable: when this returns, it is committed.
+        """
+        self.fold()
+        with self._database.write() as connection:
+            _fold_rest(connection)
+            self._refuse_gap(connection, header)
+            return merge_frame(
+                connection,
+                header,
+                frame,
+                now_ms=self.wall_ms(),
+                drift_ms=self.config.sync.max_clock_drift,
+            )
+
+    def certain(self) -> bool:
+        """Say whether this host may speak for all: alone, or once in step with some peer."""
+        if not self.config.peers:
+            return True
+        with self._database.read() as connection:
+            if not schema.is_enrolled(connection):
+                return False
+            names = [peer.name for peer in self.config.peers]
+            marks = ", ".join("?" * len(names))
+            return bool(
+                connection.value(
+                    f"SELECT EXISTS (SELECT 1 FROM syncd_peer WHERE name IN ({marks})"
+                    " AND success_ms IS NOT NULL)",
+                    names,
+                )
+            )
+
+    def record_success(self, peer: str, header: Header, *, attempt_ms: int, offset_ms: int) -> None:
+        """Remember a round that brought everything the peer had."""
+        with self._database.write() as connection:
+            connection.run(
+                "INSERT INTO syncd_peer (name, origin, attempt_ms, success_ms, offset_ms)"
+                " SELECT :name, ordinal, :attempt, :success, :offset FROM syncd_origin"
+                " WHERE id = :origin ON CONFLICT (name) DO UPDATE SET origin = excluded.origin,"
+                " attempt_ms = excluded.attempt_ms, success_ms = excluded.success_ms,"
+                " offset_ms = excluded.offset_ms, error = NULL, error_code = NULL",
+                {
+                    "name": peer,
+                    "origin": header.origin,
+                    "attempt": attempt_ms,
+                    "success": self.wall_ms(),
+                    "offset": offset_ms,
+                },
+            )
+
+    def record_failure(self, peer: str, *, attempt_ms: int, error: str, code: str) -> None:
+        """Remember a round that failed."""
+        with self._database.write() as connection:
+            connection.run(
+                "INSERT INTO syncd_peer (name, attempt_ms, error, error_code, error_ms)"
+                " VALUES (:name, :attempt, :error, :code, :now) ON CONFLICT (name) DO UPDATE SET"
+                " attempt_ms = excluded.attempt_ms, error = excluded.error,"
+                " error_code = excluded.error_code, error_ms = excluded.error_ms",
+                {
+                    "name": peer,
+                    "attempt": attempt_ms,
+                    "error": error,
+                    "code": code,
+                    "now": self.wall_ms(),
+                },
+            )
+
+    def status(self) -> Status:
+        """Return the replica's state without changing it."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            mine = changelog.vector(connection)
+            return Status(
+                node=self.config.node,
+                origin=_origin(connection).hex(),
+                tables={
+                    table.name: connection.value(f"SELECT count(*) FROM {table.sql}")
+                    for table in schema.load_tables(connection).values()
+                },
+                journal=changelog.unfolded(connection),
+                held=connection.value("SELECT count(*) FROM syncd_held"),
+                conflicts=connection.value("SELECT count(*) FROM syncd_conflict"),
+                vector=mine,
+                peers=tuple(_peer_state(connection, mine, peer.name) for peer in self.config.peers),
+            )
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        self._database.close()
+
+    @contextlib.contextmanager
+    def _folded(self) -> Iterator[Connection]:
+        """Open a snapshot in which nothing waits for the fold.
+
+        A value may only be sent under the stamp of the write that made it, so the changelog and the
+        tables must be of one moment. If writers are too quick for that, the lock is taken.
+        """
+        self.fold()
+        with self._database.read() as connection:
+            if not changelog.unfolded(connection):
+                yield connection
+                return
+        with self._database.write() as connection:
+            _fold_rest(connection)
+            yield connection
+
+    def _refuse_gap(self, connection: Connection, header: Header) -> None:
+        mine = changelog.vector(connection)
+        if mine.covers(header.since) and header.after <= _cursor(connection, header.origin):
+            return
+        missing = ", ".join(
+            f"{_node_of(connection, origin)} from {mine[origin] + 1} to {seq}"
+            for origin, seq in header.since.items()
+            if mine[origin] < seq
+        )
+        raise BundleGap(
+            f"the bundle of {header.node} continues from changes that are not here"
+            + (f": {missing}" if missing else "")
+        )
+
+
+def _fold_rest(connection: Connection) -> None:
+    while changelog.fold(connection):
+        pass
+
+
+def _origin(connection: Connection) -> bytes:
+    origin: bytes = connection.value(
+        "SELECT o.id FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
+    )
+    return origin
+
+
+def _cursor(connection: Connection, sender: bytes) -> int:
+    position: int | None = connection.value(
+        "SELECT c.position FROM syncd_cursor AS c JOIN syncd_origin AS o ON o.ordinal = c.sender"
+        " WHERE o.id = ?",
+        (sender,),
+    )
+    return position or 0
+
+
+def _told(connection: Connection, peer: str) -> Vector:
+    return Vector(
+        dict(
+            connection.rows(
+                "SELECT o.id, t.seq FROM syncd_peer AS p JOIN syncd_told AS t ON t.sender = p.origin"
+                " JOIN syncd_origin AS o ON o.ordinal = t.origin WHERE p.name = ?",
+                (peer,),
+            )
+        )
+    )
+
+
+def _node_of(connection: Connection, origin: bytes) -> str:
+    return connection.value("SELECT node FROM syncd_origin WHERE id = ?", (origin,)) or (
+        f"unknown host {origin.hex()[:8]}"
+    )
+
+
+def _peer_state(connection: Connection, mine: Vector, name: str) -> PeerState:
+    found = connection.row(
+        "SELECT o.node, p.attempt_ms, p.success_ms, p.error, p.error_code, p.error_ms, p.offset_ms"
+        " FROM syncd_peer AS p LEFT JOIN syncd_origin AS o ON o.ordinal = p.origin"
+        " WHERE p.name = ?",
+        (name,),
+    )
+    return PeerState(name, *(found or (None,) * 7), mine.behind(_told(connection, name)))
