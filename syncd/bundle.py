@@ -130,10 +130,8 @@ def undeltas(differences: Sequence[int]) -> list[int]:
 def write(stream: BinaryIO, header: Header, frames: Iterable[Frame]) -> int:
     """Write a whole bundle; return the number of bytes."""
     size = stream.write(MAGIC) + _write_record(stream, _HEADER, _encode(header))
-    count = 0
-    for count, frame in enumerate(frames, start=1):
-        size += _write_record(stream, _FRAME, compress(frame))
-    return size + _write_record(stream, _END, _encode(End(count)))
+    sizes = [_write_record(stream, _FRAME, compress(frame)) for frame in frames]
+    return size + sum(sizes) + _write_record(stream, _END, _encode(End(len(sizes))))
 
 
 def compress(frame: Frame) -> bytes:
@@ -185,10 +183,12 @@ class Reader:
     """Reads a bundle from a stream, one frame at a time.
 
     The header is read at once; iterating yields frames and ends only where the bundle really does.
+    bytes_read: how much of the stream has been taken.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self.bytes_read = 0
         if self._take(len(MAGIC)) != MAGIC:
             raise BundleError("this is not a syncd bundle of a format this version reads")
         kind, payload = self._record(_HEADER_BYTES_MAX)
@@ -197,6 +197,10 @@ class Reader:
         self.header = decode(payload, Header)
 
     def __iter__(self) -> Iterator[Frame]:
+        return map(decompress, self.packed_frames())
+
+    def packed_frames(self) -> Iterator[bytes]:
+        """Yield the frames as they stand in the stream, not unpacked."""
         for count in itertools.count():
             kind, payload = self._record(RECORD_BYTES_MAX)
             if kind == _END:
@@ -205,7 +209,7 @@ class Reader:
                 return
             if kind != _FRAME:
                 raise BundleError("a record of unknown kind")
-            yield decompress(payload)
+            yield payload
 
     def _record(self, bytes_max: int) -> tuple[bytes, bytes]:
         kind, size = _RECORD.unpack(self._take(_RECORD.size))
@@ -217,6 +221,7 @@ class Reader:
         data = self._stream.read(size)
         if len(data) < size:
             raise BundleTruncated()
+        self.bytes_read += size
         return data
 
 

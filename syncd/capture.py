@@ -1,10 +1,10 @@
 """Capture: the triggers that append every write to the journal, whoever writes.
 
-They are plain SQL, so that any program with any SQLite library is captured, and they do no more than
-append one row: seq, clock reading, table, key and a mask of the registers written. Everything else
-is the fold's work (`changelog`). The clock is derived from the journal's last row, so the writer
-updates nothing. A merge takes the triggers away and puts them back inside its own transaction
-(`suspended`): no other writer can ever see them missing, and a crash undoes it.
+They are plain SQL, so that any program with any SQLite library is captured, and they do no more
+than append one row: seq, clock reading, table, key and a mask of the registers written. Everything
+else is the fold's work (`changelog`). The clock is derived from the journal's last row, so the
+writer updates nothing. A merge takes the triggers away and puts them back inside its own
+transaction (`suspended`): no other writer can ever see them missing, and a crash undoes it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The changelog: which change owns each register of each row.
 
-An entry of `syncd_changes_T` is one change and the mask of registers it still owns; the entries of a
-row have disjoint masks, and an entry that owns nothing any more is deleted. Two things write it: the
-fold, which takes the journal in, and the merge, which takes bundles in. Both stage their entries in
-a temporary table and let `resolved` decide, by stamp alone, who owns what. One thing reads it: the
-extraction of a frame for a peer.
+An entry of `syncd_changes_T` is one change and the mask of registers it still owns; the entries of
+a row have disjoint masks, and an entry that owns nothing any more is deleted. Two things write it:
+the fold, which takes the journal in, and the merge, which takes bundles in. Both stage their
+entries in a temporary table and let `resolved` decide, by stamp alone, who owns what. One thing
+reads it: the extraction of a frame for a peer.
 
 A dead entry owns every register of its row that is older than itself. All of it is set-based SQL.
 """
@@ -167,7 +167,7 @@ def _temporary(connection: Connection, name: str, query: str) -> Iterator[int]:
 
 
 # An entry that is there stands against a staged one if its stamp is greater. Within one origin seq
-# decides, which also makes a change stand against its own duplicate: enrolled rows share one reading.
+# decides, as enrolled rows share one reading; so a change stands against its own duplicate too.
 _STANDS = """
     e.hlc > s.hlc OR (e.hlc = s.hlc AND CASE WHEN e.origin = s.origin THEN e.seq >= s.seq ELSE
         (SELECT id FROM syncd_origin WHERE ordinal = e.origin) >
@@ -319,7 +319,7 @@ class _News:
             columns = [column for column in table.columns if column.bit & mask]
             if not columns and not mask & (ALIVE_BIT | DEAD_BIT):
                 continue  # it owns nothing but registers of dropped columns
-            for source, names in self._places(table, mask, columns):
+            for source, names in self._places(table, columns):
                 rows = self._connection.user_rows(
                     f"SELECT e.origin, e.seq, e.hlc, {table.cells('e')}{names}"
                     f" FROM {table.changes} AS e {source}"
@@ -329,7 +329,7 @@ class _News:
                 if rows:
                     yield _section(table, mask, columns, rows)
 
-    def _places(self, table: Table, mask: int, columns: list[Column]) -> Iterator[tuple[str, str]]:
+    def _places(self, table: Table, columns: list[Column]) -> Iterator[tuple[str, str]]:
         """Yield where values stand: in the user's table, or in the shadow while a row is hidden."""
         if not columns:
             yield "", ""

@@ -151,8 +151,8 @@ class Config(_Section):
 def load_config(path: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
     """Read the configuration, or raise `ConfigError` with everything that is wrong.
 
-    path: the YAML file; by default $SYNCD_CONFIG or ./config.yaml. A relative `database` counts from
-    that file's folder, one from $DB_PATH from the working directory.
+    path: the YAML file; by default $SYNCD_CONFIG or ./config.yaml. A relative `database` counts
+    from that file's folder, one from $DB_PATH from the working directory.
     """
     environ = os.environ if environ is None else environ
     file = Path(path or environ.get("SYNCD_CONFIG") or "config.yaml")
@@ -249,28 +249,20 @@ def _what(kind: str, message: str, keys: tuple[int | str, ...]) -> str:
 
 
 def _description(keys: tuple[int | str, ...]) -> str | None:
-    model: Any = Config
-    for key in keys[:-1]:
-        field = model.model_fields.get(key) if isinstance(model, type) else None
-        model = field.annotation if field else None
-    fields = getattr(model, "model_fields", {})
-    return fields[keys[-1]].description if keys[-1] in fields else None
+    models: dict[tuple[int | str, ...], type[BaseModel]] = {(): Config, ("sync",): Sync}
+    field = models.get(keys[:-1], _Section).model_fields.get(str(keys[-1]))
+    return field.description if field else None
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def _contradictions(config: Config) -> list[str]:
-    problems = []
     names = [peer.name for peer in config.peers]
-    problems += [
-        f"peers: the name {name!r} is given twice"
-        for name in sorted(set(names))
-        if names.count(name) > 1
-    ]
+    problems = [f"peers: the name {name!r} is given twice" for name in _repeated(names)]
     if config.node in names:
         problems.append(f"peers: {config.node!r} is this host itself (node)")
-    ids = [key.id for key in config.sync.keys]
-    problems += [
-        f"sync.keys (SYNC_KEYS): the id {id_!r} is given twice"
-        for id_ in sorted(set(ids))
-        if ids.count(id_) > 1
-    ]
+    ids = _repeated([key.id for key in config.sync.keys])
+    problems += [f"sync.keys (SYNC_KEYS): the id {key!r} is given twice" for key in ids]
     return problems

@@ -1,8 +1,8 @@
 """The conflict log: values that lost to a write that did not know of them.
 
 A write that knew the value it replaced is no conflict. Whether it knew is read from the vectors: a
-change that a merged vector covers had been seen. Each host logs what lost on it; equal values are no
-loss. Nothing here decides who wins.
+change that a merged vector covers had been seen. Each host logs what lost on it; equal values are
+no loss. Nothing here decides who wins.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def log(
     staged = {column.number for column in columns}
     for column in table.columns:
         arriving = f"s.{column.cell}" if column.number in staged else "NULL"
-        count += _log_column(connection, table, column, arriving, concurrent, now_ms)
+        count += _log_column(
+            connection, table, column, arriving=arriving, concurrent=concurrent, now_ms=now_ms
+        )
     return count
 
 
@@ -37,6 +39,7 @@ def _log_column(
     connection: Connection,
     table: Table,
     column: Column,
+    *,
     arriving: str,
     concurrent: str,
     now_ms: int,

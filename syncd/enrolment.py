@@ -148,8 +148,9 @@ def _stamp_lowest(connection: Connection, table: Table, mask: int, condition: st
     rows = connection.run(
         f"INSERT INTO {table.changes}"
         f" SELECT {table.user_key('t')}, position + n, origin, ? + n, {LOWEST_HLC}, ?"
-        f" FROM syncd_replica CROSS JOIN (SELECT row_number() OVER (ORDER BY {table.user_key('u')})"
-        f" AS n, {table.user_key('u')} FROM {table.sql} AS u WHERE {filled} AND ({condition})) AS t",
+        " FROM syncd_replica CROSS JOIN ("
+        f"SELECT row_number() OVER (ORDER BY {table.user_key('u')}) AS n, {table.user_key('u')}"
+        f" FROM {table.sql} AS u WHERE {filled} AND ({condition})) AS t",
         (base, mask),
     )
     connection.run("UPDATE syncd_replica SET position = position + ?", (rows,))

@@ -1,9 +1,10 @@
 """The one tree of errors.
 
-Every error that syncd raises on purpose is a `SyncError` with a stable `code` (documented in
-docs/operations.md), `retryable` (whether the same call may succeed later without anybody's help)
-and a `hint` for the operator. Foreign exceptions are translated where they enter, `from` their
-cause. Assertions are for our own bugs, never for input.
+Every error that syncd raises on purpose is a `SyncError` with a stable `code`, `retryable` (whether
+the same call may succeed later without anybody's help), a `hint` for the operator, and the
+`exit_code` of a command that ends with it (1: not all well; 2: wrong usage, configuration or
+input). Foreign exceptions are translated where they enter, `from` their cause. Assertions are for
+our own bugs, never for input.
 
     SyncError
     ├── ConfigError            the configuration is wrong, every mistake listed
@@ -19,6 +20,7 @@ cause. Assertions are for our own bugs, never for input.
     ├── SignatureError         a request, response or file is not signed as it must be
     ├── PeerError              a round with a peer failed
     │   ├── PeerUnreachable    no answer
+    │   │   └── PeerAsleep     it did not wake up in time
     │   ├── PeerRefused        it answered with a refusal
     │   └── PeerMisbehaved     its answer makes no sense
     └── DaemonRunning          another daemon already serves this database file
@@ -34,6 +36,7 @@ class SyncError(Exception):
 
     code = "sync_error"
     retryable = False
+    exit_code = 1
     hint: str | None = None
 
     def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
@@ -46,6 +49,7 @@ class ConfigError(SyncError):
     """The configuration is wrong."""
 
     code = "config"
+    exit_code = 2
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -56,6 +60,7 @@ class SchemaError(SyncError):
     """A table cannot be enrolled as asked."""
 
     code = "schema"
+    exit_code = 2
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -87,6 +92,7 @@ class NotEnrolled(DatabaseError):
     """This database has not been enrolled."""
 
     code = "not_enrolled"
+    exit_code = 2
     hint = "Run: syncd init"
 
 
@@ -94,6 +100,7 @@ class BundleError(SyncError):
     """These bytes are not a bundle this version can read."""
 
     code = "bundle"
+    exit_code = 2
 
 
 class BundleTruncated(BundleError):
@@ -120,6 +127,7 @@ class SignatureError(SyncError):
     """The signature does not hold."""
 
     code = "signature"
+    exit_code = 2
 
 
 class PeerError(SyncError):
@@ -133,6 +141,13 @@ class PeerUnreachable(PeerError):
 
     code = "peer_unreachable"
     retryable = True
+
+
+class PeerAsleep(PeerUnreachable):
+    """The peer did not wake up in time."""
+
+    code = "peer_asleep"
+    hint = "Free hosts sleep; sync.wake_within says how long to wait for one."
 
 
 class PeerRefused(PeerError):

@@ -1,8 +1,9 @@
 """Held changes: merged, not yet able to show, and passed on all the same.
 
-One row of `syncd_held` is one register write: of a table or a column this host does not know yet, or
-with a stamp from the future. Held changes have positions like any other entry, so that peers are sent
-them; `take` hands back those whose time has come, for the merge to take as if they had just arrived.
+One row of `syncd_held` is one register write: of a table or a column this host does not know yet,
+or with a stamp from the future. Held changes have positions like any other entry, so that peers are
+sent them; `take` hands back those whose time has come, for the merge to take as if they had just
+arrived.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def _hold_register(
             bundle.undeltas(section.seqs),
             bundle.undeltas(section.hlcs),
             *cells,
+            strict=True,
         ),
     )
 
@@ -113,7 +115,8 @@ def _layers(rows: list[tuple[Any, ...]], keys: int) -> Iterator[list[tuple[Any, 
     """Split rows so that no key occurs twice, older changes first."""
     while rows:
         seen: set[tuple[Any, ...]] = set()
-        layer, rest = [], []
+        layer: list[tuple[Any, ...]] = []
+        rest: list[tuple[Any, ...]] = []
         for row in rows:
             key = row[3 : 3 + keys]
             (rest if key in seen else layer).append(row)

@@ -146,8 +146,8 @@ def _declared_key(infos: list[_Info]) -> tuple[tuple[str, ...], list[str]]:
         return (), [": no PRIMARY KEY; name the columns that identify a row with key: [columns]"]
     if len(declared) == 1 and declared[0].bare_integer:
         return (), [
-            f": its PRIMARY KEY {declared[0].name!r} is an integer that every host mints for itself,"
-            " so one number means different rows; name unique NOT NULL columns with"
+            f": its PRIMARY KEY {declared[0].name!r} is an integer that every host mints for"
+            " itself, so one number means different rows; name unique NOT NULL columns with"
             " key: [columns], or give the table a PRIMARY KEY that no two hosts mint alike"
             " (a UUID in a TEXT column)"
         ]

@@ -302,7 +302,7 @@ def _show(
 
 def _insert_new(connection: Connection, table: Table, columns: list[Column]) -> None:
     """Insert rows that no entry was known of."""
-    names = [quoted(column.name) for column in (*table.key, *columns)]
+    names = [*_key_names(table), *(quoted(column.name) for column in columns)]
     cells = [*table.key_cells, *(column.cell for column in columns)]
     sets = ", ".join(f"{quoted(c.name)} = excluded.{quoted(c.name)}" for c in columns)
     # If the row stands there after all, someone wrote it uncaptured; the merged change has a stamp
@@ -311,7 +311,7 @@ def _insert_new(connection: Connection, table: Table, columns: list[Column]) -> 
         f"INSERT INTO {table.sql} ({', '.join(names)})"
         f" SELECT {', '.join(cells)} FROM temp.syncd_staged WHERE NOT met AND mask <> 0"
         f" ORDER BY {', '.join(table.key_cells)}"
-        f" ON CONFLICT ({_conflict_target(table)})"
+        f" ON CONFLICT ({', '.join(_key_names(table))})"
         f" DO {'UPDATE SET ' + sets if sets else 'NOTHING'}"
     )
 
@@ -333,7 +333,7 @@ def _update(connection: Connection, table: Table, columns: list[Column]) -> None
 def _reveal(connection: Connection, table: Table, columns: list[Column]) -> None:
     """Insert rows that are born again, with the newer values that came while they were dead."""
     staged = {column.number for column in columns}
-    names = [quoted(column.name) for column in (*table.key, *table.columns)]
+    names = [*_key_names(table), *(quoted(column.name) for column in table.columns)]
     values = [
         *(f"s.{cell}" for cell in table.key_cells),
         *(
@@ -348,7 +348,7 @@ def _reveal(connection: Connection, table: Table, columns: list[Column]) -> None
     connection.run(
         f"INSERT INTO {table.sql} ({', '.join(names)}) SELECT {', '.join(values)}"
         f" FROM temp.syncd_staged AS s LEFT JOIN {table.shadow} AS h ON {table.on('h', 's')}"
-        f" WHERE {revealed} ON CONFLICT ({_conflict_target(table)}) DO NOTHING"
+        f" WHERE {revealed} ON CONFLICT ({', '.join(_key_names(table))}) DO NOTHING"
     )
     connection.run(
         f"DELETE FROM {table.shadow} WHERE ({cells}) IN"
@@ -386,7 +386,7 @@ def _bury(connection: Connection, table: Table) -> None:
         f"SELECT {cells} FROM temp.syncd_staged AS s WHERE mask & {DEAD_BIT} AND met"
         f" AND NOT {_owned(table, 's')} & {ALIVE_BIT}"
     )
-    key = ", ".join(quoted(column.name) for column in table.key)
+    key = ", ".join(_key_names(table))
     if table.columns:
         own = ", ".join(column.cell for column in table.columns)
         values = ", ".join(f"t.{quoted(column.name)}" for column in table.columns)
@@ -428,5 +428,5 @@ def _mask(columns: Sequence[Column]) -> int:
     return sum(column.bit for column in columns)
 
 
-def _conflict_target(table: Table) -> str:
-    return ", ".join(quoted(column.name) for column in table.key)
+def _key_names(table: Table) -> list[str]:
+    return [quoted(column.name) for column in table.key]

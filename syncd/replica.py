@@ -1,8 +1,8 @@
 """One database as a replica: the engine's operations, each in transactions of its own.
 
-This is what endpoints, rounds and commands call. It owns when to fold and what a transaction covers;
-how is the business of `changelog` and `merge`. Wall clock and identities are injected. A `Replica`
-may be shared between threads.
+This is what endpoints, rounds and commands call. It owns when to fold and what a transaction
+covers; how is the business of `changelog` and `merge`. Wall clock and identities are injected. A
+`Replica` may be shared between threads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from syncd.clock import WallClock, system_wall_ms
 from syncd.config import Config
 from syncd.database import Connection, Database
 from syncd.enrolment import Enrolled
-from syncd.errors import BundleGap, NotEnrolled
+from syncd.errors import BundleGap
 from syncd.merge import Counts, merge_frame
 from syncd.vector import ORIGIN_BYTES, Vector
 
@@ -85,7 +85,7 @@ class Replica:
             )
 
     def fold(self) -> None:
-        """Take everything that was written into the changelog, in short slices of the write lock."""
+        """Take what was written into the changelog, in short slices of the write lock."""
         while True:
             with self._database.read() as connection:
                 schema.require_enrolled(connection)
@@ -107,15 +107,36 @@ class Replica:
 
     def told(self, peer: str) -> Vector:
         """Return what a peer last said it has."""
+        origin = self.peer_origin(peer)
         with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            return _told(connection, peer)
+            return _told(connection, origin)
 
     def cursor(self, sender: bytes) -> int:
         """Return the position up to which a sender's changelog has been merged here."""
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             return _cursor(connection, sender)
+
+    def peer_origin(self, peer: str) -> bytes | None:
+        """Return the identity a peer last had."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            origin: bytes | None = connection.value(
+                "SELECT o.id FROM syncd_peer AS p JOIN syncd_origin AS o ON o.ordinal = p.origin"
+                " WHERE p.name = ?",
+                (peer,),
+            )
+            return origin
+
+    def recognise(self, peer: str, origin: bytes) -> None:
+        """Remember a peer's identity, so that an unfinished pull can go on from its cursor."""
+        with self._database.write() as connection:
+            connection.run(
+                "INSERT INTO syncd_peer (name, origin)"
+                " SELECT ?, ordinal FROM syncd_origin WHERE id = ?"
+                " ON CONFLICT (name) DO UPDATE SET origin = excluded.origin",
+                (peer, origin),
+            )
 
     def changes_since(self, since: Vector, after: int = 0) -> tuple[Header, Frame]:
         """Return the first frame of what a host lacks.
@@ -152,6 +173,10 @@ class Replica:
 
         Acknowledged means durable: when this returns, it is committed.
         """
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            if _says_nothing_new(connection, header, frame):
+                return Counts()
         self.fold()
         with self._database.write() as connection:
             _fold_rest(connection)
@@ -291,16 +316,26 @@ def _cursor(connection: Connection, sender: bytes) -> int:
     return position or 0
 
 
-def _told(connection: Connection, peer: str) -> Vector:
+def _told(connection: Connection, sender: bytes | None) -> Vector:
     return Vector(
         dict(
             connection.rows(
-                "SELECT o.id, t.seq FROM syncd_peer AS p JOIN syncd_told AS t ON t.sender = p.origin"
-                " JOIN syncd_origin AS o ON o.ordinal = t.origin WHERE p.name = ?",
-                (peer,),
+                "SELECT o.id, t.seq FROM syncd_origin AS s"
+                " JOIN syncd_told AS t ON t.sender = s.ordinal"
+                " JOIN syncd_origin AS o ON o.ordinal = t.origin WHERE s.id = ?",
+                (sender,),
             )
         )
     )
+
+
+def _says_nothing_new(connection: Connection, header: Header, frame: Frame) -> bool:
+    """Recognise the answer of a peer that has no news, to leave the file alone."""
+    if frame.sections or _cursor(connection, header.origin) < frame.position:
+        return False
+    claim = frame.claim or {}
+    told = _told(connection, header.origin)
+    return changelog.vector(connection).covers(claim) and told.covers(claim)
 
 
 def _node_of(connection: Connection, origin: bytes) -> str:
@@ -311,9 +346,23 @@ def _node_of(connection: Connection, origin: bytes) -> str:
 
 def _peer_state(connection: Connection, mine: Vector, name: str) -> PeerState:
     found = connection.row(
-        "SELECT o.node, p.attempt_ms, p.success_ms, p.error, p.error_code, p.error_ms, p.offset_ms"
+        "SELECT o.id, o.node, p.attempt_ms, p.success_ms, p.error, p.error_code, p.error_ms,"
+        " p.offset_ms"
         " FROM syncd_peer AS p LEFT JOIN syncd_origin AS o ON o.ordinal = p.origin"
         " WHERE p.name = ?",
         (name,),
     )
-    return PeerState(name, *(found or (None,) * 7), mine.behind(_told(connection, name)))
+    origin, node, attempt_ms, success_ms, error, error_code, error_ms, offset_ms = (
+        found or (None,) * 8
+    )
+    return PeerState(
+        name=name,
+        node=node,
+        attempt_ms=attempt_ms,
+        success_ms=success_ms,
+        error=error,
+        error_code=error_code,
+        error_ms=error_ms,
+        offset_ms=offset_ms,
+        behind=mine.behind(_told(connection, origin)),
+    )

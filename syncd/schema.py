@@ -1,11 +1,11 @@
 """Syncd's own tables, and what it knows of the user's.
 
 Everything syncd keeps stands in the same file as the data, in tables named `syncd_*`, so that one
-transaction covers both. Per enrolled table there are two: `syncd_changes_T`, the changelog, in which
+transaction covers both. Per enrolled table there are two: `syncd_changes_T`, the changelog, where
 an entry says which registers of a row a change still owns (a bit mask), and `syncd_shadow_T`, the
 values of registers that are merged but whose row does not show. Entries are numbered by *position*,
-in the order in which this replica folded or merged them. Key columns are k0, k1, ... and
-value columns c0, c1, ... there, so that no name of the user's can collide with ours.
+in the order in which this replica folded or merged them. Key columns are k0, k1, ... and value
+columns c0, c1, ... there, so that no name of the user's can collide with ours.
 """
 
 from __future__ import annotations

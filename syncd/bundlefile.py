@@ -1,0 +1,107 @@
+"""Bundle files: the bytes that travel over HTTP, with a signature behind them.
+
+A file appears under its name only when it is whole and on disk, and it never replaces another. It
+is checked as a whole, signature included, before a single frame of it is handed out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from syncd import bundle
+from syncd.bundle import Frame, Header, Reader
+from syncd.errors import BundleError, SignatureError
+from syncd.signing import FileSignature, Keyring
+
+_TRAILER_BYTES_MAX = 4096
+
+
+class _Hashing:
+    """A stream that hashes what passes through it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self.sha256.update(data)
+        return data
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self._stream.write(data)
+
+
+def write(path: Path, keyring: Keyring, header: Header, frames: Iterable[Frame]) -> int:
+    """Write and sign a bundle file; return its size in bytes. Raises `BundleError` if it exists."""
+    if path.exists():
+        raise BundleError(f"{path} exists already", hint="Choose another name, or delete it first.")
+    part = path.with_name(path.name + ".part")
+    try:
+        stream = part.open("xb")
+    except FileExistsError as error:
+        raise BundleError(
+            f"{part} exists already",
+            hint="Another export is running, or one was cut off; delete it.",
+        ) from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        with stream:
+            size = _write_signed(stream, keyring, header, frames)
+        part.rename(path)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return size
+
+
+def _write_signed(
+    stream: IO[bytes], keyring: Keyring, header: Header, frames: Iterable[Frame]
+) -> int:
+    hashing = _Hashing(stream)
+    size = bundle.write(cast(BinaryIO, hashing), header, frames)
+    size += stream.write(bundle.encode(keyring.sign_file(hashing.sha256.digest())))
+    stream.flush()
+    os.fsync(stream.fileno())
+    return size
+
+
+@contextlib.contextmanager
+def opened(path: Path, keyring: Keyring | None) -> Iterator[Reader]:
+    """Open a bundle file after checking all of it; without a keyring the signature is not checked.
+
+    Raises `BundleError` or `SignatureError`.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    with stream:
+        try:
+            _check(stream, keyring)
+            stream.seek(0)
+            yield Reader(stream)
+        except (BundleError, SignatureError) as error:
+            error.args = (f"{path}: {error}",)
+            raise
+
+
+def _check(stream: IO[bytes], keyring: Keyring | None) -> None:
+    hashing = _Hashing(stream)
+    for _ in Reader(cast(BinaryIO, hashing)).packed_frames():
+        pass
+    sha256 = hashing.sha256.digest()
+    trailer = stream.read(_TRAILER_BYTES_MAX)
+    if keyring is None:
+        return
+    if not trailer:
+        raise SignatureError("the file is not signed", hint="To take it all the same: --unsigned")
+    keyring.verify_file(sha256, bundle.decode(trailer, FileSignature))

@@ -1,0 +1,294 @@
+"""The commands.
+
+Each command opens the replica, calls one thing and prints what came of it, as text or with --json
+as JSON. Exit codes: 0 done; 1 done but not all well; 2 wrong usage, configuration or input.
+Messages and progress go to standard error, results to standard output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import msgspec
+
+from syncd import bundlefile, daemon, exchange, inspection, report, signing, supervisor
+from syncd.config import Config, load_config
+from syncd.errors import ConfigError, SchemaError, SyncError
+from syncd.merge import Counts
+from syncd.replica import Replica
+from syncd.vector import Vector
+
+SECRET_BYTES = 32
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit with its code."""
+    cli.main(args=None if args is None else list(args), prog_name="syncd")
+    raise AssertionError("click exits by itself")
+
+
+class _Commands(click.Group):
+    """Turns our errors into a message, a hint and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except (ConfigError, SchemaError) as error:
+            problems = error.problems
+            if len(problems) > 1:
+                click.echo(f"{len(problems)} mistakes:", err=True)
+            for problem in problems:
+                click.echo(f"error: {problem}", err=True)
+            sys.exit(error.exit_code)
+        except SyncError as error:
+            click.echo(f"error: {error}", err=True)
+            if error.hint:
+                click.echo(f"hint: {error.hint}", err=True)
+            sys.exit(error.exit_code)
+
+
+class _Session:
+    """What the options before the command say."""
+
+    def __init__(self, config_file: str | None) -> None:
+        self.config_file = config_file
+
+    @functools.cached_property
+    def config(self) -> Config:
+        return load_config(self.config_file)
+
+    @functools.cached_property
+    def replica(self) -> Replica:
+        return Replica(self.config)
+
+    @property
+    def keyring(self) -> signing.Keyring:
+        return signing.keyring_of(self.config, self.replica.wall_ms)
+
+
+session = click.make_pass_decorator(_Session)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    envvar="SYNCD_CONFIG",
+    default="config.yaml",
+    show_default=True,
+    help="The configuration; every key of it can be overridden by the environment.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log what is going on.")
+@click.version_option(package_name="syncd")
+@click.pass_context
+def cli(context: click.Context, config_file: str, verbose: bool) -> None:
+    """Keep the SQLite files of several hosts the same.
+
+    Start with `syncd keygen`, write the key into every host's configuration, then `syncd init` and
+    `syncd up` (or `syncd run`, if something else serves the API). `syncd status` says how it goes.
+    """
+    running = context.invoked_subcommand in ("run", "up")
+    logging.basicConfig(
+        level=logging.INFO if running or verbose else logging.ERROR,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    context.obj = _Session(config_file)
+
+
+@cli.command()
+@as_json
+def keygen(as_json: bool) -> None:
+    """Make a key for sync.keys (SYNC_KEYS).
+
+    Give every host the same. To rotate: put the new key behind the old one everywhere, then in
+    front of it everywhere, then remove the old one.
+    """
+    key = {"id": f"k{secrets.token_hex(3)}", "secret": secrets.token_urlsafe(SECRET_BYTES)}
+    _print(key, f"{key['id']}:{key['secret']}", as_json)
+
+
+@cli.command()
+@as_json
+@session
+def init(this: _Session, as_json: bool) -> None:
+    """Enrol the configured tables.
+
+    Creates syncd's own tables and the capture triggers in the database, and gives rows that are
+    already there a stamp. Run it again after every migration; it changes only what has to change.
+    """
+    enrolled = this.replica.enrol()
+    rows = [dataclasses.asdict(table) for table in enrolled]
+    _print(rows, report.table(rows), as_json)
+
+
+@cli.command()
+@as_json
+@session
+def status(this: _Session, as_json: bool) -> None:
+    """Show the replica, its tables and its peers."""
+    found = this.replica.status()
+    data = report.status_data(found, this.replica.wall_ms())
+    _print(data, report.status_text(data), as_json)
+
+
+@cli.command()
+@click.option("--peer", metavar="NAME", help="Only with this peer.")
+@as_json
+@session
+def sync(this: _Session, peer: str | None, as_json: bool) -> None:
+    """Run one round now, with every peer.
+
+    Exit code 1 if a round failed.
+    """
+    outcomes = exchange.sync_now(this.replica, peer)
+    rows = [msgspec.to_builtins(outcome) for outcome in outcomes]
+    _print(rows, report.table(rows) or "no peers are configured", as_json)
+    if not all(outcome.ok for outcome in outcomes):
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--since-peer", metavar="NAME", help="Only what this peer lacked when last heard of.")
+@click.option(
+    "--since",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Only what the holder of an earlier bundle lacks.",
+)
+@as_json
+@session
+def export(
+    this: _Session, file: Path, since_peer: str | None, since: Path | None, as_json: bool
+) -> None:
+    """Write a signed bundle of changes to FILE.
+
+    Everything, unless --since-peer or --since says what its receiver already has. Any host takes it
+    in with `syncd import`, any number of times and in any order.
+    """
+    if since_peer and since:
+        raise click.UsageError("--since-peer and --since exclude each other")
+    base = _known_to_receiver(this, since_peer, since)
+    header, frames = this.replica.frames_since(base)
+    changes = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal changes
+        for frame in frames:
+            changes += sum(len(section) for section in frame.sections)
+            _progress(f"{changes} changes")
+            yield frame
+
+    size = bundlefile.write(file, this.keyring, header, counted())
+    _progress("\n")
+    result = {"file": str(file), "changes": changes, "bytes": size}
+    _print(result, f"{file}: {changes} changes, {size} bytes", as_json)
+
+
+@cli.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--unsigned", is_flag=True, help="Take the file whoever made it.")
+@as_json
+@session
+def import_(this: _Session, file: Path, unsigned: bool, as_json: bool) -> None:
+    """Merge a bundle FILE.
+
+    The whole file is checked first; if anything is wrong with it, nothing is merged. Importing it
+    again does nothing.
+    """
+    counts = Counts()
+    keyring = None if unsigned else this.keyring
+    with (
+        bundlefile.opened(file, keyring) as reader,
+        click.progressbar(length=file.stat().st_size, label="importing", file=sys.stderr) as bar,
+    ):
+        for frame in reader:
+            counts += this.replica.merge(reader.header, frame)
+            bar.update(reader.bytes_read - bar.pos)
+    result = dataclasses.asdict(counts)
+    text = (
+        f"{counts.applied} applied, {counts.older} ignored as older,"
+        f" {counts.conflicting} conflicting, {counts.held} held"
+    )
+    _print({"file": str(file), **result}, text, as_json)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--rows", is_flag=True, help="Print every change as a line of JSON.")
+@click.option("--unsigned", is_flag=True, help="Do not check the signature; needs no keys.")
+@as_json
+@session
+def inspect(this: _Session, file: Path, rows: bool, unsigned: bool, as_json: bool) -> None:
+    """Show what a bundle FILE holds."""
+    with bundlefile.opened(file, None if unsigned else this.keyring) as reader:
+        if rows:
+            for line in inspection.lines(reader):
+                click.echo(json.dumps(line, ensure_ascii=False))
+            return
+        summary = inspection.summary(reader)
+    _print(summary, report.summary_text(summary), as_json)
+
+
+@cli.command()
+@session
+def run(this: _Session) -> None:
+    """Run the daemon, beside an API that something else serves.
+
+    Ends by SIGTERM or Ctrl-C, after the frame that is being merged.
+    """
+    daemon.run(this.replica, _stopping())
+
+
+@cli.command()
+@session
+def up(this: _Session) -> None:
+    """Run the API and the daemon together.
+
+    For hosts where two processes do not share a disk. If the API ends, so does this, with exit code
+    1; a daemon that ends is started again.
+    """
+    config = this.config
+    sys.exit(supervisor.up(config, Path(this.config_file or "config.yaml"), _stopping()))
+
+
+def _known_to_receiver(this: _Session, peer: str | None, since: Path | None) -> Vector:
+    if peer is not None:
+        if peer not in [configured.name for configured in this.config.peers]:
+            raise ConfigError([f"there is no peer {peer!r}"])
+        return this.replica.told(peer)
+    if since is not None:
+        with bundlefile.opened(since, this.keyring) as reader:
+            return inspection.claim(reader)
+    return Vector()
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{text}", nl=False, err=True)
+
+
+def _stopping() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    event = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: event.set())
+    return event
+
+
+def _print(data: Any, text: str, as_json: bool) -> None:
+    click.echo(json.dumps(data, ensure_ascii=False, indent=2) if as_json else text)

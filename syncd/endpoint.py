@@ -1,0 +1,148 @@
+"""The server's end of the wire: a Flask blueprint with pull, push and status.
+
+Every request is checked before its body means anything: size, signature, nonce. Whatever fails
+there gets the same 401 (or 413 for size) and the exact reason goes to the log only. Everything
+after that is answered signed, errors included, so that a peer can believe it.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+from collections.abc import Callable
+from urllib.parse import quote
+
+import flask
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from syncd import bundle, signing, wire
+from syncd.errors import (
+    BundleError,
+    BundleGap,
+    BundleTooLarge,
+    DatabaseBusy,
+    SchemaError,
+    SignatureError,
+    SyncError,
+)
+from syncd.nonces import Nonces
+from syncd.replica import Replica
+from syncd.vector import Vector
+
+log = logging.getLogger(__name__)
+
+_STATUS_OF: tuple[tuple[type[SyncError], int], ...] = (
+    (BundleTooLarge, 413),
+    (BundleGap, 409),
+    (BundleError, 400),
+    (SchemaError, 409),
+    (DatabaseBusy, 503),
+)
+
+
+def blueprint(replica: Replica) -> flask.Blueprint:
+    """Return the blueprint that serves a replica to its peers, under /sync/v1/."""
+    server = _Server(replica)
+    routes = flask.Blueprint("syncd", __name__)
+    for path, answer in (
+        (wire.PULL, server.pull),
+        (wire.PUSH, server.push),
+        (wire.STATUS, server.status),
+    ):
+        view = functools.partial(server.answer, answer)
+        routes.add_url_rule(path, path.rpartition("/")[2], view, methods=["POST"])
+    return routes
+
+
+class _Server:
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._keyring = signing.keyring_of(replica.config, replica.wall_ms)
+        self._nonces = Nonces(replica.config.database)
+
+    def answer(self, respond: Callable[[bytes], bytes]) -> flask.Response:
+        """Check the current request, let `respond` turn its body into an answer, and sign that."""
+        request = flask.request
+        query = request.query_string.decode("latin-1")
+        signed = signing.Request(
+            request.method,
+            f"http://host{quote(request.root_path + request.path)}"
+            + (f"?{query}" if query else ""),
+            dict(request.headers.items()),
+        )
+        try:
+            body = self._body()
+            self._authenticate(signed, body)
+        except (SignatureError, BundleTooLarge) as error:
+            log.warning("refused %s from %s: %s", request.path, request.remote_addr, error)
+            if isinstance(error, BundleTooLarge):
+                return flask.Response(status=413)
+            return flask.Response(status=401)
+        status, content = self._respond(respond, body)
+        response = flask.Response(content, status, mimetype=wire.MEDIA_TYPE)
+        headers: dict[str, str] = {}
+        self._keyring.sign_response(signing.Response(status, headers, signed), content)
+        response.headers.extend(headers)
+        return response
+
+    def pull(self, body: bytes) -> bytes:
+        """Answer with a bundle of one frame."""
+        asked = bundle.decode(body, wire.PullRequest)
+        after = asked.after if asked.server == self._replica.origin() else 0
+        header, frame = self._replica.changes_since(Vector(asked.vector), after)
+        stream = io.BytesIO()
+        bundle.write(stream, header, [frame])
+        return stream.getvalue()
+
+    def push(self, body: bytes) -> bytes:
+        """Merge a bundle; the answer says that it is durable."""
+        reader = bundle.Reader(io.BytesIO(body))
+        applied = older = conflicting = held = 0
+        for frame in reader:
+            counts = self._replica.merge(reader.header, frame)
+            applied += counts.applied
+            older += counts.older
+            conflicting += counts.conflicting
+            held += counts.held
+        return bundle.encode(wire.PushAnswer(applied, older, conflicting, held))
+
+    def status(self, body: bytes) -> bytes:
+        """Answer how far this replica is."""
+        asked = bundle.decode(body, wire.StatusRequest)
+        return bundle.encode(
+            wire.StatusAnswer(
+                node=self._replica.config.node,
+                origin=self._replica.origin(),
+                vector=dict(self._replica.vector()),
+                cursor=self._replica.cursor(asked.origin),
+                now_ms=self._replica.wall_ms(),
+            )
+        )
+
+    def _body(self) -> bytes:
+        request = flask.request
+        request.max_content_length = wire.BODY_BYTES_MAX
+        try:
+            return request.get_data(cache=False)
+        except RequestEntityTooLarge as error:
+            raise BundleTooLarge(f"a body over {wire.BODY_BYTES_MAX} bytes") from error
+
+    def _authenticate(self, signed: signing.Request, body: bytes) -> None:
+        credentials = self._keyring.verify_request(signed, body)
+        fresh = self._nonces.use(
+            credentials.key_id,
+            credentials.nonce,
+            now_s=self._replica.wall_ms() // 1000,
+            expires_s=credentials.expires_s + round(self._keyring.skew_s),
+        )
+        if not fresh:
+            raise SignatureError(f"replayed: its nonce {credentials.nonce} was used before")
+
+    def _respond(self, respond: Callable[[bytes], bytes], body: bytes) -> tuple[int, bytes]:
+        try:
+            return 200, respond(body)
+        except SyncError as error:
+            status = next((s for kind, s in _STATUS_OF if isinstance(error, kind)), 500)
+            log.warning("answered %s with %d: %s", flask.request.path, status, error)
+            return status, bundle.encode(wire.ErrorAnswer(error.code, str(error)))

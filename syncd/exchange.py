@@ -1,0 +1,155 @@
+"""A round: one exchange with one peer, until nothing is left to exchange.
+
+A round pulls, and pushes too if the peer cannot pull for itself. It moves in frames, each durable
+before the next is asked for, so a round that dies half-way goes on where it was. Its outcome is
+remembered in the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from syncd import signing, wire
+from syncd.bundle import Header
+from syncd.config import Peer
+from syncd.errors import ConfigError, SyncError
+from syncd.merge import Counts
+from syncd.peer import PeerClient
+from syncd.replica import Replica
+from syncd.vector import Vector
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a round went. The counts are those of what was pulled; sent counts changes pushed."""
+
+    peer: str
+    ok: bool
+    seconds: float
+    applied: int = 0
+    older: int = 0
+    conflicting: int = 0
+    held: int = 0
+    sent: int = 0
+    error: str | None = None
+    code: str | None = None
+    hint: str | None = None
+
+
+class Stopped(Exception):
+    """The round was asked to stop, and has, between two frames."""
+
+
+def client_of(
+    replica: Replica, peer: Peer, sleep: Callable[[float], None] = time.sleep
+) -> PeerClient:
+    """Return the client for a configured peer. sleep: how it waits for a peer to wake up."""
+    config = replica.config
+    return PeerClient(
+        peer,
+        signing.keyring_of(config, replica.wall_ms),
+        wake_within_s=config.sync.wake_within / 1000,
+        sleep=sleep,
+    )
+
+
+def sync_now(replica: Replica, peer: str | None = None) -> list[Outcome]:
+    """Run a round with every configured peer, or with the one named, and return the outcomes.
+
+    Raises `ConfigError` for a name that is not configured; a round's own failure is an outcome.
+    """
+    peers = [p for p in replica.config.peers if peer in (None, p.name)]
+    if peer is not None and not peers:
+        names = ", ".join(p.name for p in replica.config.peers) or "none"
+        raise ConfigError([f"there is no peer {peer!r}; configured: {names}"])
+    outcomes = []
+    for configured in peers:
+        client = client_of(replica, configured)
+        try:
+            outcomes.append(run_round(replica, client))
+        finally:
+            client.close()
+    return outcomes
+
+
+def run_round(
+    replica: Replica, client: PeerClient, is_stopping: Callable[[], bool] = lambda: False
+) -> Outcome:
+    """Exchange everything with a peer and remember how it went.
+
+    is_stopping: asked between frames; once it says True the round ends with `Stopped`.
+    """
+    name = client.peer.name
+    attempt_ms, started = replica.wall_ms(), time.monotonic()
+    try:
+        header, offset_ms, counts = _pull(replica, client, is_stopping)
+        sent = _push(replica, client, is_stopping) if client.peer.push else 0
+        replica.record_success(name, header, attempt_ms=attempt_ms, offset_ms=offset_ms)
+    except SyncError as error:
+        log.warning("round with %s failed: %s", name, error)
+        replica.record_failure(name, attempt_ms=attempt_ms, error=str(error), code=error.code)
+        return Outcome(
+            peer=name,
+            ok=False,
+            seconds=time.monotonic() - started,
+            error=str(error),
+            code=error.code,
+            hint=error.hint,
+        )
+    if counts != Counts() or sent:
+        log.info("round with %s: %s, %d sent", name, counts, sent)
+    return Outcome(
+        peer=name,
+        ok=True,
+        seconds=time.monotonic() - started,
+        applied=counts.applied,
+        older=counts.older,
+        conflicting=counts.conflicting,
+        held=counts.held,
+        sent=sent,
+    )
+
+
+def _pull(
+    replica: Replica, client: PeerClient, is_stopping: Callable[[], bool]
+) -> tuple[Header, int, Counts]:
+    counts = Counts()
+    server = replica.peer_origin(client.peer.name)
+    while True:
+        after = replica.cursor(server) if server else 0
+        asked_ms = replica.wall_ms()
+        header, frame = client.pull(
+            wire.PullRequest(replica.config.node, dict(replica.vector()), server or b"", after)
+        )
+        offset_ms = header.created_ms - (asked_ms + replica.wall_ms()) // 2
+        counts += replica.merge(header, frame)
+        if frame.claim is not None:
+            return header, offset_ms, counts
+        if server != header.origin:
+            server = header.origin
+            replica.recognise(client.peer.name, server)
+        _check_stop(is_stopping)
+
+
+def _push(replica: Replica, client: PeerClient, is_stopping: Callable[[], bool]) -> int:
+    there = client.status(wire.StatusRequest(replica.config.node, replica.origin()))
+    since, after, sent = Vector(there.vector), there.cursor, 0
+    while True:
+        header, frame = replica.changes_since(since, after)
+        if frame.sections or not since.covers(frame.claim or {}):
+            client.push(header, frame)
+            sent += sum(len(section) for section in frame.sections)
+        if frame.claim is not None:
+            return sent
+        after = frame.position
+        _check_stop(is_stopping)
+
+
+def _check_stop(is_stopping: Callable[[], bool]) -> None:
+    if is_stopping():
+        raise Stopped

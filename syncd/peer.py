@@ -1,0 +1,194 @@
+"""The client's end of the wire: one peer, over HTTP.
+
+The only user of requests. Redirects are never followed (a proxy may turn a POST into a GET), an
+answer counts only if it is signed for its request, and nothing is read without a bound. A peer that
+refuses connections is down; one whose host answers that it is starting, or that lets us wait, is
+asleep and is given time.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import requests
+import tenacity
+
+from syncd import bundle, wire
+from syncd.bundle import Frame, Header
+from syncd.config import Peer
+from syncd.errors import (
+    BundleError,
+    PeerAsleep,
+    PeerError,
+    PeerMisbehaved,
+    PeerRefused,
+    PeerUnreachable,
+    SignatureError,
+)
+from syncd.signing import Keyring
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10
+UNREACHABLE_TRIES = 3
+_WAKING = frozenset({429, 502, 503, 504})
+_READ_BYTES = 1 << 16
+
+T = TypeVar("T")
+
+
+class PeerClient:
+    """Talks to one peer. Not to be shared between threads.
+
+    wake_within_s: how long a sleeping peer may take. sleep: how to wait between tries.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        keyring: Keyring,
+        *,
+        wake_within_s: float,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.peer = peer
+        self._keyring = keyring
+        self._wake_within_s = wake_within_s
+        self._sleep = sleep
+        self._session = requests.Session()
+
+    def pull(self, request: wire.PullRequest) -> tuple[Header, Frame]:
+        """Ask for the next frame of what this host lacks."""
+        body = self._call(wire.PULL, bundle.encode(request))
+        try:
+            reader = bundle.Reader(io.BytesIO(body))
+            frames = list(reader)
+        except BundleError as error:
+            raise PeerMisbehaved(f"{self.peer.name} sent no bundle: {error}") from error
+        if len(frames) != 1:
+            raise PeerMisbehaved(f"{self.peer.name} sent {len(frames)} frames instead of one")
+        return reader.header, frames[0]
+
+    def push(self, header: Header, frame: Frame) -> wire.PushAnswer:
+        """Give the peer a frame; when this returns it is durable there."""
+        stream = io.BytesIO()
+        bundle.write(stream, header, [frame])
+        return self._decoded(wire.PUSH, stream.getvalue(), wire.PushAnswer)
+
+    def status(self, request: wire.StatusRequest) -> wire.StatusAnswer:
+        """Ask how far the peer is."""
+        return self._decoded(wire.STATUS, bundle.encode(request), wire.StatusAnswer)
+
+    def close(self) -> None:
+        """Close kept connections."""
+        self._session.close()
+
+    def _decoded(self, path: str, body: bytes, kind: type[T]) -> T:
+        answer = self._call(path, body)
+        try:
+            return bundle.decode(answer, kind)
+        except BundleError as error:
+            raise PeerMisbehaved(f"{self.peer.name} answered {path} with: {error}") from error
+
+    def _call(self, path: str, body: bytes) -> bytes:
+        """POST until there is an answer, as long as waiting may help."""
+        deadline = time.monotonic() + self._wake_within_s
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(PeerUnreachable),
+            stop=lambda state: self._is_hopeless(state, deadline),
+            wait=tenacity.wait_exponential_jitter(initial=0.2, max=5, jitter=0.2),
+            sleep=self._sleep,
+            before_sleep=self._log_retry,
+            reraise=True,
+        )
+        return retrying(self._post, path, body)
+
+    def _is_hopeless(self, state: tenacity.RetryCallState, deadline: float) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, PeerAsleep):
+            return time.monotonic() >= deadline
+        return state.attempt_number >= UNREACHABLE_TRIES
+
+    def _log_retry(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.info("%s: %s; trying again", self.peer.name, error)
+
+    def _post(self, path: str, body: bytes) -> bytes:
+        try:
+            with self._session.post(
+                self.peer.url + path,
+                data=body,
+                headers={"Content-Type": wire.MEDIA_TYPE, "Accept-Encoding": "identity"},
+                auth=self._sign,
+                timeout=(CONNECT_TIMEOUT_S, self._wake_within_s),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                content = self._read(response)
+                return self._checked(response, content)
+        except requests.Timeout as error:
+            raise PeerAsleep(f"{self.peer.name} did not answer in time") from error
+        except requests.ConnectionError as error:
+            raise PeerUnreachable(f"{self.peer.name} cannot be reached: {_cause(error)}") from error
+        except requests.RequestException as error:
+            raise PeerMisbehaved(f"{self.peer.name}: {error}") from error
+
+    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        assert isinstance(request.body, bytes)
+        self._keyring.sign_request(request, request.body)
+        return request
+
+    def _read(self, response: requests.Response) -> bytes:
+        parts, size = [], 0
+        for part in response.iter_content(_READ_BYTES):
+            size += len(part)
+            if size > wire.BODY_BYTES_MAX:
+                raise PeerMisbehaved(f"{self.peer.name} sent more than {wire.BODY_BYTES_MAX} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    def _checked(self, response: requests.Response, content: bytes) -> bytes:
+        status = response.status_code
+        if 300 <= status < 400:
+            raise PeerMisbehaved(
+                f"{self.peer.name} redirects to {response.headers.get('Location')}",
+                hint="Write the address it redirects to as the peer's url.",
+            )
+        if status == 401:
+            raise PeerRefused(f"{self.peer.name} refused the request")
+        try:
+            self._keyring.verify_response(response, content)
+        except SignatureError as error:
+            raise self._unsigned(status, error) from error
+        if status == 200:
+            return content
+        raise self._refusal(content)
+
+    def _unsigned(self, status: int, error: SignatureError) -> PeerError:
+        # Not from a syncd, then, but from the host in front of it.
+        if status in _WAKING:
+            return PeerAsleep(f"{self.peer.name} is not up: its host answers {status}")
+        if status == 413:
+            return PeerRefused(f"{self.peer.name}: the host refuses a body of that size (413)")
+        return PeerMisbehaved(
+            f"{self.peer.name} answers {status} without a signature that holds: {error}",
+            hint="Is the url that of an API with syncd mounted, and are the keys the same?",
+        )
+
+    def _refusal(self, content: bytes) -> PeerError:
+        try:
+            answer = bundle.decode(content, wire.ErrorAnswer)
+        except BundleError as error:
+            return PeerMisbehaved(f"{self.peer.name} sent an unreadable refusal: {error}")
+        return PeerRefused(f"{self.peer.name} could not: {answer.message} ({answer.code})")
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost reason, which is the one that says something."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return getattr(error, "strerror", None) or str(error)

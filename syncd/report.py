@@ -1,0 +1,97 @@
+"""Results as text, for a person at a terminal. Decides nothing and computes next to nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from tabulate import tabulate
+
+from syncd.replica import Status
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay out rows of equal keys, leaving out columns in which nothing stands."""
+    used = [key for key in (rows[0] if rows else {}) if any(_stands(row[key]) for row in rows)]
+    return tabulate(
+        [[_cell(row[key]) for key in used] for row in rows], headers=used, disable_numparse=True
+    )
+
+
+def status_data(status: Status, now_ms: int) -> dict[str, Any]:
+    """Return a status as JSON-able data, with each peer's lag."""
+    data = dataclasses.asdict(status)
+    data["vector"] = {origin.hex(): seq for origin, seq in status.vector.items()}
+    for peer in data["peers"]:
+        success = peer["success_ms"]
+        peer["state"] = (
+            "ok" if success and not peer["error"] else "failing" if peer["error"] else "new"
+        )
+        peer["lag_changes"] = peer.pop("behind")
+        peer["lag_seconds"] = None if success is None else max(0, now_ms - success) // 1000
+    return data
+
+
+def status_text(data: dict[str, Any]) -> str:
+    """Lay out what `status_data` returned."""
+    tables = [{"table": name, "rows": rows} for name, rows in data["tables"].items()]
+    peers = [
+        {
+            "peer": peer["name"],
+            "state": peer["state"],
+            "last success": _time(peer["success_ms"]),
+            "lag changes": peer["lag_changes"],
+            "lag s": peer["lag_seconds"],
+            "clock offset ms": peer["offset_ms"],
+            "last error": peer["error"],
+        }
+        for peer in data["peers"]
+    ]
+    return "\n\n".join(
+        part
+        for part in (
+            f"node {data['node']}, origin {data['origin']}\n"
+            f"journal {data['journal']}, held {data['held']}, conflicts {data['conflicts']}",
+            table(tables),
+            table(peers) or "no peers are configured",
+        )
+        if part
+    )
+
+
+def summary_text(data: dict[str, Any]) -> str:
+    """Lay out the summary of a bundle."""
+    tables = [{"table": name, **kinds} for name, kinds in data["tables"].items()]
+    return "\n\n".join(
+        [
+            f"bundle of {data['node']}, made {_time(data['created_ms'])},"
+            f" {data['frames']} frames{'' if data['complete'] else ', more to follow'}\n"
+            f"needs  {_vector(data['needs']) or 'nothing'}\n"
+            f"brings {_vector(data['brings']) or 'nothing'}",
+            table(tables) or "no changes",
+        ]
+    )
+
+
+def _vector(named: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {seq}" for name, seq in named.items())
+
+
+def _stands(value: Any) -> bool:
+    return value not in (None, (), [])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "" if value is None else value
+
+
+def _time(at_ms: int | None) -> str:
+    if at_ms is None:
+        return "never"
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

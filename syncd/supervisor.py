@@ -1,0 +1,119 @@
+"""`syncd up`: the API and the daemon as one unit, in one container.
+
+On many hosts two processes of one Procfile do not share a disk, so they are started from one. The
+API is the reason to be up: if it ends, so does everything, non-zero. A daemon that ends is started
+again, later each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from syncd.config import Config
+
+log = logging.getLogger(__name__)
+
+API_READY_WITHIN_S = 60
+STOP_WITHIN_S = 20
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
+_POLL_S = 0.1
+
+
+def up(config: Config, config_file: Path, stopping: threading.Event) -> int:
+    """Run API and daemon until `stopping` is set; return the exit code.
+
+    The API is up before the daemon starts, so that an application that creates its tables at start
+    has done so.
+    """
+    api = subprocess.Popen(_api_command(config), start_new_session=True)
+    daemon = _Daemon(config_file)
+    try:
+        if not _wait_until_listening(config, api, stopping):
+            return 0 if stopping.is_set() else 1
+        log.info("%s: http://%s:%d", config.node, config.serve.host, config.serve.port)
+        while not stopping.wait(_POLL_S):
+            if api.poll() is not None:
+                log.error("the API ended with %d", api.returncode)
+                return 1
+            daemon.keep_running()
+        return 0
+    finally:
+        _stop([api, *daemon.processes()])
+
+
+def _api_command(config: Config) -> list[str]:
+    serve = config.serve
+    return [
+        *(sys.executable, "-m", "gunicorn", serve.app),
+        *("--bind", f"{serve.host}:{serve.port}"),
+        *("--workers", "1", "--worker-class", "gthread", "--threads", str(serve.threads)),
+        *("--graceful-timeout", str(STOP_WITHIN_S // 2), "--log-level", "warning"),
+        *("--no-control-socket",),
+    ]
+
+
+class _Daemon:
+    """The daemon's process, started again with back-off."""
+
+    def __init__(self, config_file: Path) -> None:
+        self._command = [sys.executable, "-m", "syncd", "--config", str(config_file), "run"]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = self._next_start = 0.0
+        self._backoff_s = BACKOFF_FIRST_S
+
+    def keep_running(self) -> None:
+        """Start the daemon if it is not running and its pause is over."""
+        if self._process is not None and self._process.poll() is not None:
+            self._pause(self._process.returncode)
+        if self._process is None and time.monotonic() >= self._next_start:
+            self._started = time.monotonic()
+            self._process = subprocess.Popen(self._command, start_new_session=True)
+
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        return [self._process] if self._process is not None else []
+
+    def _pause(self, code: int) -> None:
+        if time.monotonic() - self._started > BACKOFF_MAX_S:
+            self._backoff_s = BACKOFF_FIRST_S
+        log.error("the daemon ended with %d; next start in %.0f s", code, self._backoff_s)
+        self._next_start = time.monotonic() + self._backoff_s
+        self._backoff_s = min(self._backoff_s * 2, BACKOFF_MAX_S)
+        self._process = None
+
+
+def _wait_until_listening(
+    config: Config, api: subprocess.Popen[bytes], stopping: threading.Event
+) -> bool:
+    deadline = time.monotonic() + API_READY_WITHIN_S
+    host = "127.0.0.1" if config.serve.host in ("0.0.0.0", "") else config.serve.host  # noqa: S104
+    while time.monotonic() < deadline and not stopping.wait(_POLL_S):
+        if api.poll() is not None:
+            log.error("the API ended with %d before it answered", api.returncode)
+            return False
+        with contextlib.suppress(OSError), socket.create_connection((host, config.serve.port), 1):
+            return True
+    log.error("the API did not answer within %d s", API_READY_WITHIN_S)
+    return False
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask all to end, together; kill what has not ended by the deadline."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + STOP_WITHIN_S
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("process %d did not end in time and is killed", process.pid)
+            process.kill()
+            process.wait()
