@@ -38,7 +38,7 @@ NO_EXISTENCE, ALIVE, DEAD = 0, 1, 2
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Origin = Annotated[bytes, msgspec.Meta(min_length=ORIGIN_BYTES, max_length=ORIGIN_BYTES)]
-Value = Int64 | float | str | bytes | None
+Value = int | float | str | bytes | None
 Seqs = dict[Origin, Seq]
 
 
@@ -63,7 +63,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     raw_text: positions of values that are SQLite TEXT but not UTF-8, carried as their bytes.
     """
 
-    values: list[Value]
+    values: list[Any]
     raw_text: list[int] = []
 
 
@@ -282,7 +282,18 @@ def _check_section(section: Section, origins: int) -> None:
         raise BundleError(f"{where}: a raw text position outside the rows")
     if any(not isinstance(c.values[row], bytes) for c in columns for row in c.raw_text):
         raise BundleError(f"{where}: raw text that is not bytes")
+    for column in columns:
+        _check_values(column, where)
     _check_stamps(section, where)
+
+
+def _check_values(column: Column, where: str) -> None:
+    # msgspec has no type for a union of str and bytes, so the five kinds are checked here.
+    kinds = set(map(type, column.values))
+    if not kinds <= {int, float, str, bytes, type(None)}:
+        raise BundleError(f"{where}: a value of a kind that SQLite does not have")
+    if int in kinds and max(value for value in column.values if type(value) is int) >= 2**63:
+        raise BundleError(f"{where}: an integer of more than 64 bits")
 
 
 def _check_stamps(section: Section, where: str) -> None:

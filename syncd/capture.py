@@ -10,7 +10,7 @@ transaction (`suspended`): no other writer can ever see them missing, and a cras
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from syncd.clock import COUNTER_BITS
 from syncd.database import Connection, quoted
@@ -49,13 +49,13 @@ def triggers(table: Table, uniques: tuple[Unique, ...]) -> dict[str, str]:
         )
     if uniques:
         displaced = " ".join(_suspects(table, unique) for unique in uniques)
-        bodies["replace_insert"] = ("BEFORE INSERT", None, displaced)
+        bodies["displace_insert"] = ("BEFORE INSERT", None, displaced)
         names = sorted(set().union(*(unique.names for unique in uniques)))
         moved = " OR ".join(f"{_old(name)} IS NOT {_new(name)}" for name in names)
-        bodies["replace_update"] = ("BEFORE UPDATE", moved, displaced)
+        bodies["displace_update"] = ("BEFORE UPDATE", moved, displaced)
     return {
-        f"syncd_{table.name}_{event}": (
-            f"CREATE TRIGGER {quoted(f'syncd_{table.name}_{event}')} {when} ON {table.sql}"
+        f"syncd_{event}_{table.name}": (
+            f"CREATE TRIGGER {quoted(f'syncd_{event}_{table.name}')} {when} ON {table.sql}"
             + (f" WHEN {condition}" if condition else "")
             + f" BEGIN {body} END"
         )
@@ -66,7 +66,7 @@ def triggers(table: Table, uniques: tuple[Unique, ...]) -> dict[str, str]:
 def install(connection: Connection, table: Table, uniques: tuple[Unique, ...]) -> bool:
     """Bring a table's triggers up to date; say whether anything had to change."""
     wanted = triggers(table, uniques)
-    present = _present(connection, [table])
+    present = _present(connection, table)
     if present == wanted:
         return False
     for name in present:
@@ -77,26 +77,65 @@ def install(connection: Connection, table: Table, uniques: tuple[Unique, ...]) -
 
 
 @contextlib.contextmanager
-def suspended(connection: Connection, tables: list[Table]) -> Iterator[None]:
-    """Write inside the current transaction without being captured."""
-    present = _present(connection, tables)
-    for name in present:
+def suspended(connection: Connection, tables: Collection[Table]) -> Iterator[None]:
+    """Write inside the current transaction without being captured.
+
+    The user's own triggers that write an enrolled table are away as well: what they wrote where the
+    change was born travels as changes of its own. Those that write other tables only, such as a
+    full-text index, do their work here too.
+    """
+    ours = {name: sql for table in tables for name, sql in _present(connection, table).items()}
+    for name in ours:
+        connection.run(f"DROP TRIGGER {quoted(name)}")
+    theirs = _writing_enrolled(connection, tables)
+    for name in theirs:
         connection.run(f"DROP TRIGGER {quoted(name)}")
     yield
-    for sql in present.values():
+    for sql in [*theirs.values(), *ours.values()]:
         connection.run(sql)
 
 
-def _present(connection: Connection, tables: list[Table]) -> dict[str, str]:
-    return {
-        name: sql
-        for table in tables
-        for name, sql in connection.rows(
+def _present(connection: Connection, table: Table) -> dict[str, str]:
+    return dict(
+        connection.rows(
             "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?"
-            " AND substr(name, 1, ?) = ?",
-            (table.name, len(f"syncd_{table.name}_"), f"syncd_{table.name}_"),
+            " AND name GLOB 'syncd_*' ORDER BY rowid",
+            (table.name,),
         )
+    )
+
+
+def _writing_enrolled(connection: Connection, tables: Collection[Table]) -> dict[str, str]:
+    """Return the user's triggers that a merge into tables would set off and that write enrolled
+    ones.
+
+    SQLite itself says what a trigger writes, when it compiles a statement that sets it off.
+    """
+    triggers = dict(
+        connection.rows(
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+            " AND name NOT GLOB 'syncd_*' ORDER BY rowid"
+        )
+    )
+    if not triggers:
+        return {}
+    enrolled = {name for (name,) in connection.rows("SELECT name FROM syncd_table")}
+    statements = []
+    for table in tables:
+        key = quoted(table.key[0].name)
+        names = [quoted(c.name) for c in table.columns] + [quoted(c.name) for c in table.key]
+        sets = ", ".join(f"{name} = {name}" for name in names)
+        statements += [
+            f"INSERT INTO {table.sql} ({key}) VALUES (NULL)",
+            f"UPDATE {table.sql} SET {sets}",
+            f"DELETE FROM {table.sql}",
+        ]
+    writing = {
+        trigger
+        for written, trigger in connection.writes_of(statements)
+        if trigger in triggers and written in enrolled
     }
+    return {name: sql for name, sql in triggers.items() if name in writing}
 
 
 def _append(table: Table, row: str, mask: int | str) -> str:

@@ -258,7 +258,7 @@ def frame_after(
     news = _News(connection, tables, position, since)
     top = connection.value("SELECT position FROM syncd_replica")
     cut = news.cut(entries_max, top)
-    sections = [s for table in tables.values() for s in news.sections(table, cut)]
+    sections = [s for table in tables.values() for s in news.sections(table, cut, top)]
     sections += held.sections(connection, news.where(cut))
     ordinals = sorted({origin for section in sections for origin in section.origins})
     names = dict(_origin_names(connection))
@@ -295,9 +295,7 @@ class _News:
             for ordinal, origin in connection.rows("SELECT ordinal, id FROM syncd_origin")
             if origin in since
         }
-        cases = " ".join(f"WHEN {ordinal} THEN {seq}" for ordinal, seq in known.items())
-        covered = f"CASE e.origin {cases} ELSE 0 END" if cases else "0"
-        self._where = f"e.position > {position} AND e.seq > {covered}"
+        self._covered = " ".join(f"WHEN {ordinal} THEN {seq}" for ordinal, seq in known.items())
 
     def cut(self, entries_max: int, top: int) -> int:
         """Return the position a frame of bounded entries and bytes reaches."""
@@ -310,44 +308,60 @@ class _News:
                 return cut
             entries_max = max(1, entries_max * bundle.FRAME_BYTES_TARGET // size)
 
-    def sections(self, table: Table, cut: int) -> Iterator[Section]:
-        """Yield a table's changes up to a position, one section per set of registers and place."""
-        masks = self._connection.rows(
-            f"SELECT DISTINCT mask FROM {table.changes} AS e WHERE {self.where(cut)} ORDER BY mask"
-        )
-        for (mask,) in masks:
-            columns = [column for column in table.columns if column.bit & mask]
-            if not columns and not mask & (ALIVE_BIT | DEAD_BIT):
-                continue  # it owns nothing but registers of dropped columns
-            for source, names in self._places(table, columns):
-                rows = self._connection.user_rows(
-                    f"SELECT e.origin, e.seq, e.hlc, {table.cells('e')}{names}"
-                    f" FROM {table.changes} AS e {source}"
-                    f" WHERE {self.where(cut)} AND e.mask = ? ORDER BY e.position",
-                    (mask,),
-                )
-                if rows:
-                    yield _section(table, mask, columns, rows)
+    def sections(self, table: Table, cut: int, top: int) -> Iterator[Section]:
+        """Yield a table's changes up to a position, one section per set of registers and place.
 
-    def _places(self, table: Table, columns: list[Column]) -> Iterator[tuple[str, str]]:
+        A birth comes with all that its row owns, even where that stands above the cut: no host may
+        show a row that has its columns' defaults in place of values still under way.
+        """
+        entries = f"SELECT e.* FROM {table.changes} AS e WHERE {self.where(cut)}"
+        if cut < top:
+            entries += (
+                f" UNION SELECT e.* FROM {table.changes} AS b"
+                f" CROSS JOIN {table.changes} AS e ON {table.on('e', 'b')}"
+                f" WHERE {self.where(cut, 'b')} AND b.mask & {ALIVE_BIT}"
+                f" AND {self.where(top)} AND e.position > {cut}"
+            )
+        with _temporary(self._connection, "syncd_frame", entries):
+            masks = self._connection.rows("SELECT DISTINCT mask FROM temp.syncd_frame ORDER BY 1")
+            for (mask,) in masks:
+                columns = [column for column in table.columns if column.bit & mask]
+                if columns or mask & (ALIVE_BIT | DEAD_BIT):
+                    yield from self._of_mask(table, mask, columns)
+
+    def _of_mask(self, table: Table, mask: int, columns: list[Column]) -> Iterator[Section]:
+        for source, values in self._places(table, columns):
+            rows = self._connection.user_rows(
+                f"SELECT e.origin, e.seq, e.hlc, {', '.join([table.cells('e'), *values])}"
+                f" FROM temp.syncd_frame AS e {source} WHERE e.mask = ? ORDER BY e.position",
+                (mask,),
+            )
+            if rows:
+                yield _section(table, mask, columns, rows)
+
+    def _places(self, table: Table, columns: list[Column]) -> Iterator[tuple[str, list[str]]]:
         """Yield where values stand: in the user's table, or in the shadow while a row is hidden."""
         if not columns:
-            yield "", ""
+            yield "", []
             return
-        shown = "".join(f", t.{quoted(column.name)}" for column in columns)
+        shown = [f"t.{quoted(column.name)}" for column in columns]
         yield f"CROSS JOIN {table.sql} AS t ON {table.on_user('t', 'e')}", shown
         if self._connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.shadow})"):
-            hidden = "".join(f", h.{column.cell}" for column in columns)
+            hidden = [f"h.{column.cell}" for column in columns]
             yield f"CROSS JOIN {table.shadow} AS h ON {table.on('h', 'e')}", hidden
 
-    def where(self, cut: int) -> str:
-        """Return the condition that an entry `e` is news and not above a position."""
-        return f"{self._where} AND e.position <= {cut}"
+    def where(self, cut: int, alias: str = "e") -> str:
+        """Return the condition that an entry is news and not above a position."""
+        return f"{self._news(alias)} AND {alias}.position <= {cut}"
+
+    def _news(self, alias: str) -> str:
+        covered = f"CASE {alias}.origin {self._covered} ELSE 0 END" if self._covered else "0"
+        return f"{alias}.position > {self._position} AND {alias}.seq > {covered}"
 
     def _nth(self, n: int) -> int | None:
         logs = [*(table.changes for table in self._tables.values()), "syncd_held"]
         parts = " UNION ALL ".join(
-            f"SELECT e.position FROM {log} AS e WHERE {self._where}" for log in logs
+            f"SELECT e.position FROM {log} AS e WHERE {self._news('e')}" for log in logs
         )
         found: int | None = self._connection.value(
             f"SELECT position FROM ({parts}) ORDER BY position LIMIT 1 OFFSET ?", (n - 1,)
@@ -355,17 +369,24 @@ class _News:
         return found
 
     def _bytes(self, cut: int) -> int:
-        total = 0
+        held_values = f"SELECT {_size(['e.value'])} AS size FROM syncd_held AS e"
+        parts = [f"{held_values} WHERE {self.where(cut)}"]
         for table in self._tables.values():
-            lengths = " + ".join(
-                f"coalesce(length(t.{quoted(column.name)}), 0)" for column in table.columns
-            )
-            total += self._connection.value(
-                f"SELECT coalesce(sum({lengths or 0}), 0) FROM {table.changes} AS e"
-                f" CROSS JOIN {table.sql} AS t ON {table.on_user('t', 'e')}"
-                f" WHERE {self.where(cut)}"
-            )
+            keys = [f"e.{cell}" for cell in table.key_cells]
+            for source, values in self._places(table, list(table.columns)):
+                parts.append(
+                    f"SELECT {_size([*keys, *values])} FROM {table.changes} AS e {source}"
+                    f" WHERE {self.where(cut)}"
+                )
+        total: int = self._connection.value(
+            f"SELECT coalesce(sum(size), 0) FROM ({' UNION ALL '.join(parts)})"
+        )
         return total
+
+
+def _size(values: list[str]) -> str:
+    # length() of TEXT counts characters, and only those before a NUL.
+    return " + ".join(f"coalesce(length(CAST({value} AS BLOB)), 0)" for value in values)
 
 
 def _section(

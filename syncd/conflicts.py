@@ -1,8 +1,9 @@
 """The conflict log: values that lost to a write that did not know of them.
 
 A write that knew the value it replaced is no conflict. Whether it knew is read from the vectors: a
-change that a merged vector covers had been seen. Each host logs what lost on it; equal values are
-no loss. Nothing here decides who wins.
+change that a merged vector covers had been seen. While a pull is unfinished they say too little, so
+that a loss may be logged that was known; none is left out. Each host logs what lost on it; equal
+values are no loss. Nothing here decides who wins.
 """
 
 from __future__ import annotations
@@ -49,12 +50,13 @@ def _log_column(
     present = f"CASE WHEN {_shown(table)} THEN t.{quoted(column.name)} ELSE h.{column.cell} END"
     return connection.run(
         f"""
-        INSERT INTO syncd_conflict (at_ms, tbl, key, col, lost_value, lost_hlc, lost_origin,
-            won_value, won_hlc, won_origin, won_dead)
+        INSERT OR IGNORE INTO syncd_conflict (at_ms, tbl, key, col, lost_value, lost_hlc,
+            lost_origin, lost_seq, won_value, won_hlc, won_origin, won_dead)
         SELECT :now, :table, {key}, :column,
             CASE WHEN x.stands THEN {arriving} ELSE {present} END,
             CASE WHEN x.stands THEN x.staged_hlc ELSE x.hlc END,
             CASE WHEN x.stands THEN x.staged_origin ELSE x.origin END,
+            CASE WHEN x.stands THEN x.staged_seq ELSE x.seq END,
             CASE WHEN x.stands THEN {present} ELSE {arriving} END,
             CASE WHEN x.stands THEN x.hlc ELSE x.staged_hlc END,
             CASE WHEN x.stands THEN x.origin ELSE x.staged_origin END,

@@ -62,7 +62,7 @@ def _schedule(replica: Replica, stopping: threading.Event) -> BackgroundSchedule
         timezone="UTC",
     )
     # Peers fold what they are about to pull; a host that nobody pulls from must not let it pile up.
-    jobs: list[Callable[[], None]] = [functools.partial(_fold, replica)]
+    jobs: list[Callable[[], None]] = [functools.partial(_tend, replica)]
     for peer in peers:
         client = exchange.client_of(replica, peer, sleep=functools.partial(_sleep, stopping))
         jobs.append(functools.partial(_round, replica, client, stopping))
@@ -87,9 +87,10 @@ def _round(replica: Replica, client: PeerClient, stopping: threading.Event) -> N
         log.error("round with %s: %s", client.peer.name, error)
 
 
-def _fold(replica: Replica) -> None:
+def _tend(replica: Replica) -> None:
     try:
         replica.fold()
+        replica.release()
     except SyncError as error:
         log.error("fold: %s", error)
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from syncd.errors import ConstraintError, DatabaseBusy, DatabaseError
 
+_WRITING = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE)
+
 BUSY_TIMEOUT_MS = 30_000
 WAL_CHECKPOINT_PAGES = 8_000
 """A bulk merge rewrites the same index pages in frame after frame; letting the WAL grow to some
@@ -67,6 +69,28 @@ class Connection:
         """Return the first column of the first row, or None."""
         found = self.row(sql, values)
         return found[0] if found else None
+
+    def writes_of(self, statements: Sequence[str]) -> set[tuple[str, str | None]]:
+        """Return which tables statements would write, and the innermost trigger that does it.
+
+        Nothing is run. The tables are those of the main schema.
+        """
+        writes: set[tuple[str, str | None]] = set()
+
+        def authorize(
+            action: int, table: str | None, _: str | None, schema: str | None, trigger: str | None
+        ) -> int:
+            if action in _WRITING and schema == "main" and table is not None:
+                writes.add((table, trigger))
+            return sqlite3.SQLITE_OK
+
+        self.raw.set_authorizer(authorize)
+        try:
+            for statement in statements:
+                self.raw.execute(f"EXPLAIN {statement}").close()
+        finally:
+            self.raw.set_authorizer(None)
+        return writes
 
     def many(self, sql: str, rows: Any) -> None:
         """Execute one statement for every row of values."""
@@ -154,6 +178,11 @@ def _text_or_raw(data: bytes) -> str | RawText:
 def quoted(name: str) -> str:
     """Quote an identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Quote a string."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from syncd.errors import SchemaError
 from syncd.introspection import Definition, define
 from syncd.schema import (
     ALIVE_BIT,
+    DEAD_BIT,
     Column,
     Table,
     create_bookkeeping,
@@ -145,9 +146,14 @@ def _stamp_lowest(connection: Connection, table: Table, mask: int, condition: st
     """Write changes of the lowest stamp for rows that are already there; return their number."""
     filled = " AND ".join(f"{quoted(column.name)} IS NOT NULL" for column in table.key)
     base = connection.value("SELECT max(seq) FROM syncd_journal")
+    # A death that the changelog remembers would take a value that is older than itself.
+    lowest = (
+        f"(SELECT coalesce(max(e.hlc) + 1, {LOWEST_HLC}) FROM {table.changes} AS e"
+        f" WHERE {table.on_user('t', 'e')} AND e.mask & {DEAD_BIT})"
+    )
     rows = connection.run(
         f"INSERT INTO {table.changes}"
-        f" SELECT {table.user_key('t')}, position + n, origin, ? + n, {LOWEST_HLC}, ?"
+        f" SELECT {table.user_key('t')}, position + n, origin, ? + n, {lowest}, ?"
         " FROM syncd_replica CROSS JOIN ("
         f"SELECT row_number() OVER (ORDER BY {table.user_key('u')}) AS n, {table.user_key('u')}"
         f" FROM {table.sql} AS u WHERE {filled} AND ({condition})) AS t",

@@ -2,8 +2,7 @@
 
 One row of `syncd_held` is one register write: of a table or a column this host does not know yet,
 or with a stamp from the future. Held changes have positions like any other entry, so that peers are
-sent them; `take` hands back those whose time has come, for the merge to take as if they had just
-arrived.
+sent them; `due` takes out those whose time has come, for the merge to take in again.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import Any
 
 from syncd import bundle
 from syncd.bundle import Column, Section
-from syncd.database import Connection, RawText
-from syncd.schema import widen
+from syncd.database import Connection, RawText, literal
+from syncd.schema import Table, widen
 
 UNKNOWN_TABLE = "unknown table"
 UNKNOWN_COLUMN = "unknown column"
@@ -63,12 +62,32 @@ def sections(connection: Connection, where: str) -> Iterator[Section]:
             yield _section(table, col, key, existence, layer)
 
 
-def take(connection: Connection, where: str) -> list[Section]:
-    """Remove held changes and return them as sections, their origins being ordinals."""
+def due(connection: Connection, tables: dict[str, Table], hlc_max: int) -> list[Section]:
+    """Take out the changes that can show by now, as sections whose origins are ordinals."""
+    if not connection.value("SELECT EXISTS (SELECT 1 FROM syncd_held)"):
+        return []
+    known = " OR ".join(
+        f"(e.tbl = {literal(table.name)}"
+        f" AND e.col IN ('', {', '.join(literal(column.name) for column in table.columns)}))"
+        if table.columns
+        else f"(e.tbl = {literal(table.name)} AND e.col = '')"
+        for table in tables.values()
+    )
+    where = f"e.hlc <= {hlc_max} AND ({known or 'false'})"
     taken = list(sections(connection, where))
     if taken:
         connection.run(f"DELETE FROM syncd_held AS e WHERE {where}")
     return taken
+
+
+def is_future_due(connection: Connection, hlc_max: int) -> bool:
+    """Say whether a change that was held for its stamp need not be any more."""
+    return bool(
+        connection.value(
+            "SELECT EXISTS (SELECT 1 FROM syncd_held WHERE reason = ? AND hlc <= ?)",
+            (FUTURE, hlc_max),
+        )
+    )
 
 
 def column_of(values: Sequence[Any]) -> Column:

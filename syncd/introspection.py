@@ -9,20 +9,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from syncd.database import Connection
+from syncd.database import Connection, quoted
 from syncd.schema import COLUMNS_MAX, KeyColumn
 
 
 @dataclass(frozen=True)
 class Unique:
-    """A set of columns that SQLite keeps unique, each with its collation."""
+    """A set of columns that SQLite keeps unique, each with its collation.
+
+    partial: only among the rows that a WHERE selects.
+    """
 
     columns: tuple[tuple[str, str], ...]
+    partial: bool = False
 
     @property
     def names(self) -> frozenset[str]:
         """The columns' names."""
         return frozenset(name for name, _ in self.columns)
+
+    def identifies(self, key: Sequence[str]) -> bool:
+        """Say whether it makes exactly these columns a key that is the same on every host."""
+        exact = all(collation == "BINARY" for _, collation in self.columns)
+        return exact and not self.partial and self.names == frozenset(key)
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class _Info:
     preset: str
     pk: int
     generated: bool
+    affinity: str
 
     @property
     def bare_integer(self) -> bool:
@@ -76,7 +86,7 @@ def define(connection: Connection, name: str, key: Sequence[str] | None) -> Defi
         return [f"{where}{problem}" for problem in problems]
     rowid_alias = _rowid_alias(infos)
     columns = tuple(
-        (info.name, affinity_of(info.type), info.preset)
+        (info.name, info.affinity, info.preset)
         for info in infos
         if info.name not in chosen and not info.generated and info.name != rowid_alias
     )
@@ -85,9 +95,9 @@ def define(connection: Connection, name: str, key: Sequence[str] | None) -> Defi
     by_name = {info.name: info for info in infos}
     return Definition(
         name,
-        tuple(KeyColumn(column, affinity_of(by_name[column].type)) for column in chosen),
+        tuple(KeyColumn(column, by_name[column].affinity) for column in chosen),
         columns,
-        tuple(u for u in _uniques(connection, name, infos) if u.names != frozenset(chosen)),
+        tuple(u for u in _uniques(connection, name, infos) if not u.identifies(chosen)),
     )
 
 
@@ -106,8 +116,17 @@ def affinity_of(declared: str) -> str:
 
 
 def _infos(connection: Connection, name: str) -> list[_Info]:
+    strict = connection.value("SELECT strict FROM pragma_table_list(?)", (name,))
     return [
-        _Info(column, declared, bool(not_null), preset or "NULL", pk, hidden in (2, 3))
+        _Info(
+            name=column,
+            type=declared,
+            not_null=bool(not_null),
+            preset=preset or "NULL",
+            pk=pk,
+            generated=hidden in (2, 3),
+            affinity="BLOB" if strict and declared.upper() == "ANY" else affinity_of(declared),
+        )
         for column, declared, not_null, preset, pk, hidden in connection.rows(
             'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?)',
             (name,),
@@ -119,25 +138,46 @@ def _choose_key(
     connection: Connection, name: str, infos: list[_Info], key: Sequence[str] | None
 ) -> tuple[tuple[str, ...], list[str]]:
     if key is None:
-        return _declared_key(infos)
+        chosen, problems = _declared_key(infos)
+    else:
+        chosen, problems = tuple(key), _named_key(infos, key)
+    if problems:
+        return (), problems
+    uniques = [u for u in _uniques(connection, name, infos) if u.names == frozenset(chosen)]
+    if not any(unique.identifies(chosen) for unique in uniques):
+        if any(not unique.partial for unique in uniques):
+            return (), [".key: only columns of BINARY collation can tell rows apart on every host"]
+        listed = ", ".join(chosen)
+        return (), [
+            f".key: no UNIQUE constraint or index covers exactly ({listed}) in every row;"
+            f" try: CREATE UNIQUE INDEX {name}_key ON {name} ({listed})"
+        ]
+    if _declared_collations(connection, name, chosen) != {"BINARY"}:
+        return (), [".key: only columns of BINARY collation can tell rows apart on every host"]
+    return chosen, []
+
+
+def _named_key(infos: list[_Info], key: Sequence[str]) -> list[str]:
     known = {info.name: info for info in infos}
-    unknown = [column for column in key if column not in known]
-    if unknown:
-        return (), [f".key: there is no column {column!r}" for column in unknown]
-    problems = [
-        f".key: column {column!r} may be NULL; a key's columns must be declared NOT NULL"
-        for column in key
-        if not known[column].not_null and not known[column].pk
-    ]
-    matching = [u for u in _uniques(connection, name, infos) if u.names == frozenset(key)]
-    if not matching:
-        problems.append(
-            f".key: no UNIQUE constraint or index covers exactly ({', '.join(key)});"
-            f" try: CREATE UNIQUE INDEX ... ON {name} ({', '.join(key)})"
-        )
-    elif all(collation != "BINARY" for u in matching for _, collation in u.columns):
-        problems.append(".key: only the BINARY collation can tell keys apart on every host")
-    return tuple(key), problems
+    problems = [f".key: there is no column {column!r}" for column in key if column not in known]
+    for column in key:
+        info = known.get(column)
+        if info and info.generated:
+            problems.append(f".key: column {column!r} is generated; name the columns it is made of")
+        elif info and not info.not_null and not info.pk:
+            problems.append(
+                f".key: column {column!r} may be NULL; a key's columns must be declared NOT NULL"
+            )
+    return problems
+
+
+def _declared_collations(connection: Connection, name: str, columns: Sequence[str]) -> set[str]:
+    # No pragma tells a column's collation, but an index without one of its own takes it over.
+    listed = ", ".join(map(quoted, columns))
+    connection.run(f"CREATE INDEX syncd_probe ON {quoted(name)} ({listed}) WHERE 0")
+    found = connection.rows("SELECT coll FROM pragma_index_xinfo('syncd_probe') WHERE key")
+    connection.run("DROP INDEX syncd_probe")
+    return {collation for (collation,) in found}
 
 
 def _declared_key(infos: list[_Info]) -> tuple[tuple[str, ...], list[str]]:
@@ -166,13 +206,13 @@ def _uniques(connection: Connection, name: str, infos: list[_Info]) -> list[Uniq
     alias = _rowid_alias(infos)
     if alias is not None:
         found.append(Unique(((alias, "BINARY"),)))
-    for (index,) in connection.rows(
-        'SELECT name FROM pragma_index_list(?) WHERE "unique"', (name,)
+    for index, partial in connection.rows(
+        'SELECT name, partial FROM pragma_index_list(?) WHERE "unique"', (name,)
     ):
         columns = connection.rows(
             "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (index,)
         )
         # A column without a name is an expression: nothing to compare a key or a new row with.
         if all(column is not None for column, _ in columns):
-            found.append(Unique(tuple(columns)))
+            found.append(Unique(tuple(columns), bool(partial)))
     return found

@@ -2,9 +2,8 @@
 
 What a table shows afterwards is a function of the set of changes merged, whatever their order: each
 register keeps the write with the greatest stamp (`changelog.resolved`), a row shows while its birth
-is newer than its death, and values of rows that do not show wait in the shadow. Rows are written by
-UPSERT on the sync key, never with REPLACE, so local columns keep their values and no other row is
-displaced. All of it is set-based SQL; per section Python makes one `executemany`.
+is newer than its death (`show`). All of it is set-based SQL; per section Python makes one
+`executemany`.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from syncd import bundle, capture, changelog, conflicts, held
+from syncd import bundle, capture, changelog, conflicts, held, show
 from syncd.bundle import Frame, Header, Section
 from syncd.clock import hlc_of_ms
-from syncd.database import Connection, quoted
+from syncd.database import Connection
 from syncd.errors import BundleError, SchemaError
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
+from syncd.show import Showing
 from syncd.vector import Vector
 
 
@@ -73,7 +73,7 @@ def merge_frame(
     )
     if frame.claim is not None:
         _claim(connection, sender, Vector(frame.claim))
-    return counts
+    return counts + release(connection, now_ms=now_ms, drift_ms=drift_ms)
 
 
 def merge_sections(
@@ -83,12 +83,19 @@ def merge_sections(
     *,
     now_ms: int,
     drift_ms: int,
+    again: bool = False,
 ) -> Counts:
-    """Merge sections whose origins are ordinals."""
+    """Merge sections whose origins are ordinals.
+
+    again: they have been merged, and held, before; the vector covers them already.
+    """
+    if not sections:
+        return Counts()
     tables = load_tables(connection)
+    merged = Vector() if again else changelog.vector(connection)
     scope = _Scope(
         connection,
-        merged=_by_ordinal(connection, changelog.vector(connection)),
+        merged=_by_ordinal(connection, merged),
         known_to_sender=_by_ordinal(connection, known_to_sender),
         hlc_max=hlc_of_ms(now_ms + drift_ms),
         now_ms=now_ms,
@@ -96,10 +103,24 @@ def merge_sections(
     counts = Counts()
     touched = [tables[name] for name in {s.table for s in sections} & tables.keys()]
     with capture.suspended(connection, touched):
-        for section in sections:
-            counts += scope.merge(tables.get(section.table), section)
+        for name, of_table in _by_table(sections).items():
+            counts += scope.merge(tables.get(name), of_table)
     changelog.advance_clock(connection, scope.hlc_seen)
     return counts
+
+
+def release(connection: Connection, *, now_ms: int, drift_ms: int) -> Counts:
+    """Merge held changes that can show by now. The journal must be folded."""
+    due = held.due(connection, load_tables(connection), hlc_of_ms(now_ms + drift_ms))
+    mine = changelog.vector(connection)
+    return merge_sections(connection, due, mine, now_ms=now_ms, drift_ms=drift_ms, again=True)
+
+
+def _by_table(sections: Sequence[Section]) -> dict[str, list[Section]]:
+    tables: dict[str, list[Section]] = {}
+    for section in sections:
+        tables.setdefault(section.table, []).append(section)
+    return tables
 
 
 def _ordinal(connection: Connection, origin: bytes, node: str) -> int:
@@ -162,37 +183,46 @@ class _Scope:
         self._now_ms = now_ms
         self.hlc_seen = 0
 
-    def merge(self, table: Table | None, section: Section) -> Counts:
-        """Merge one section, or hold what of it cannot show."""
-        if not len(section) or self._is_known(section):
-            return Counts(older=len(section))
+    def merge(self, table: Table | None, sections: list[Section]) -> Counts:
+        """Merge the sections of one table, and hold what of them cannot show."""
+        older = sum(len(section) for section in sections if self._is_known(section))
+        news = [section for section in sections if not self._is_known(section)]
+        counts = Counts(older=older)
         if table is None:
-            return Counts(held=held.hold(self._connection, section, held.UNKNOWN_TABLE))
-        if section.key != [column.name for column in table.key]:
-            raise SchemaError(
-                [
-                    f"tables.{table.name}.key: a peer identifies its rows by"
-                    f" ({', '.join(section.key)}), this host by"
-                    f" ({', '.join(column.name for column in table.key)})"
-                ]
-            )
-        section, future = _split_future(section, self._hlc_max)
-        section, unknown = _split_columns(section, {column.name for column in table.columns})
-        counts = Counts()
-        for part, reason in ((future, held.FUTURE), (unknown, held.UNKNOWN_COLUMN)):
-            if part is not None:
-                counts += Counts(held=held.hold(self._connection, part, reason))
-        if section.columns or section.existence != bundle.NO_EXISTENCE:
-            counts += self._merge_into(table, section)
+            for section in news:
+                counts += self._hold(section, held.UNKNOWN_TABLE)
+            return counts
+        mergeable = []
+        for section in news:
+            _refuse_other_key(table, section)
+            present, future = _split_future(section, self._hlc_max)
+            known, unknown = _split_columns(present, {column.name for column in table.columns})
+            counts += self._hold(future, held.FUTURE) + self._hold(unknown, held.UNKNOWN_COLUMN)
+            if len(known) and (known.columns or known.existence != bundle.NO_EXISTENCE):
+                mergeable.append(known)
+        updated = {
+            name
+            for section in mergeable
+            if section.existence == bundle.NO_EXISTENCE
+            for name in section.columns
+        }
+        with show.showing(self._connection, table, updated) as showing:
+            for section in mergeable:
+                counts += self._merge_into(table, section, showing)
         return counts
 
+    def _hold(self, section: Section | None, reason: str) -> Counts:
+        if section is None:
+            return Counts()
+        return Counts(held=held.hold(self._connection, section, reason))
+
     def _is_known(self, section: Section) -> bool:
+        if not len(section):
+            return True
         least = min(self._merged.get(origin, 0) for origin in set(section.origins))
         return max(bundle.undeltas(section.seqs)) <= least
 
-    def _merge_into(self, table: Table, section: Section) -> Counts:
-        if not len(section):
-            return Counts()
+    def _merge_into(self, table: Table, section: Section, showing: Showing) -> Counts:
         columns = [c for name in section.columns for c in table.columns if c.name == name]
         self.hlc_seen = max(self.hlc_seen, *bundle.undeltas(section.hlcs))
         connection = self._connection
@@ -212,9 +242,20 @@ class _Scope:
                         known=_cases("x.origin", self._known_to_sender),
                         now_ms=self._now_ms,
                     )
-                _show(connection, table, columns, section.existence, contested)
+                showing.take_staged(columns, section.existence, contested)
                 applied = connection.value("SELECT count(*) FROM temp.syncd_staged WHERE mask <> 0")
         return Counts(applied=applied, older=len(section) - applied, conflicting=logged)
+
+
+def _refuse_other_key(table: Table, section: Section) -> None:
+    mine = [column.name for column in table.key]
+    if section.key != mine:
+        raise SchemaError(
+            [
+                f"tables.{table.name}.key: a peer identifies its rows by"
+                f" ({', '.join(section.key)}), this host by ({', '.join(mine)})"
+            ]
+        )
 
 
 def _cases(column: str, by_ordinal: dict[int, int]) -> str:
@@ -281,152 +322,3 @@ def _refuse_repeats(connection: Connection, table: Table) -> None:
         f"SELECT 1 FROM temp.syncd_staged GROUP BY {cells} HAVING count(*) > 1 LIMIT 1"
     ):
         raise BundleError(f"table {table.name!r}: one row occurs twice among changes of one kind")
-
-
-def _show(
-    connection: Connection, table: Table, columns: list[Column], existence: int, contested: int
-) -> None:
-    """Bring the user's table in line with the entries that were just resolved."""
-    if existence == bundle.DEAD:
-        if contested:
-            _bury(connection, table)
-        return
-    if existence == bundle.ALIVE:
-        _insert_new(connection, table, columns)
-    if contested or existence == bundle.NO_EXISTENCE:
-        _update(connection, table, columns)
-        if existence == bundle.ALIVE:
-            _reveal(connection, table, columns)
-        _hide(connection, table, columns)
-
-
-def _insert_new(connection: Connection, table: Table, columns: list[Column]) -> None:
-    """Insert rows that no entry was known of."""
-    names = [*_key_names(table), *(quoted(column.name) for column in columns)]
-    cells = [*table.key_cells, *(column.cell for column in columns)]
-    sets = ", ".join(f"{quoted(c.name)} = excluded.{quoted(c.name)}" for c in columns)
-    # If the row stands there after all, someone wrote it uncaptured; the merged change has a stamp
-    # and that row has none.
-    connection.run(
-        f"INSERT INTO {table.sql} ({', '.join(names)})"
-        f" SELECT {', '.join(cells)} FROM temp.syncd_staged WHERE NOT met AND mask <> 0"
-        f" ORDER BY {', '.join(table.key_cells)}"
-        f" ON CONFLICT ({', '.join(_key_names(table))})"
-        f" DO {'UPDATE SET ' + sets if sets else 'NOTHING'}"
-    )
-
-
-def _update(connection: Connection, table: Table, columns: list[Column]) -> None:
-    """Write the registers won in rows that show."""
-    if not columns:
-        return
-    sets = ", ".join(
-        f"{quoted(c.name)} = CASE WHEN s.mask & {c.bit} THEN s.{c.cell} ELSE t.{quoted(c.name)} END"
-        for c in columns
-    )
-    connection.run(
-        f"UPDATE {table.sql} AS t SET {sets} FROM temp.syncd_staged AS s"
-        f" WHERE {table.on_user('t', 's')} AND s.met AND s.mask & {_mask(columns)}"
-    )
-
-
-def _reveal(connection: Connection, table: Table, columns: list[Column]) -> None:
-    """Insert rows that are born again, with the newer values that came while they were dead."""
-    staged = {column.number for column in columns}
-    names = [*_key_names(table), *(quoted(column.name) for column in table.columns)]
-    values = [
-        *(f"s.{cell}" for cell in table.key_cells),
-        *(
-            "CASE"
-            + (f" WHEN s.mask & {c.bit} THEN s.{c.cell}" if c.number in staged else "")
-            + f" WHEN {_owned(table, 's')} & {c.bit} THEN h.{c.cell} ELSE {c.preset} END"
-            for c in table.columns
-        ),
-    ]
-    cells = ", ".join(table.key_cells)
-    revealed = f"met AND mask & {ALIVE_BIT}"
-    connection.run(
-        f"INSERT INTO {table.sql} ({', '.join(names)}) SELECT {', '.join(values)}"
-        f" FROM temp.syncd_staged AS s LEFT JOIN {table.shadow} AS h ON {table.on('h', 's')}"
-        f" WHERE {revealed} ON CONFLICT ({', '.join(_key_names(table))}) DO NOTHING"
-    )
-    connection.run(
-        f"DELETE FROM {table.shadow} WHERE ({cells}) IN"
-        f" (SELECT {cells} FROM temp.syncd_staged WHERE {revealed})"
-    )
-
-
-def _hide(connection: Connection, table: Table, columns: list[Column]) -> None:
-    """Keep the registers won in rows that do not show."""
-    if not columns:
-        return
-    cells = ", ".join(table.key_cells)
-    hidden = (
-        f"s.mask & {_mask(columns)} AND NOT EXISTS"
-        f" (SELECT 1 FROM {table.sql} AS t WHERE {table.on_user('t', 's')})"
-    )
-    connection.run(
-        f"INSERT OR IGNORE INTO {table.shadow} ({cells})"
-        f" SELECT {cells} FROM temp.syncd_staged AS s WHERE {hidden}"
-    )
-    sets = ", ".join(
-        f"{c.cell} = CASE WHEN s.mask & {c.bit} THEN s.{c.cell} ELSE h.{c.cell} END"
-        for c in columns
-    )
-    connection.run(
-        f"UPDATE {table.shadow} AS h SET {sets} FROM temp.syncd_staged AS s"
-        f" WHERE {table.on('h', 's')} AND {hidden}"
-    )
-
-
-def _bury(connection: Connection, table: Table) -> None:
-    """Take away rows that died, keeping what was written to them after their death."""
-    cells = ", ".join(table.key_cells)
-    dead = (
-        f"SELECT {cells} FROM temp.syncd_staged AS s WHERE mask & {DEAD_BIT} AND met"
-        f" AND NOT {_owned(table, 's')} & {ALIVE_BIT}"
-    )
-    key = ", ".join(_key_names(table))
-    if table.columns:
-        own = ", ".join(column.cell for column in table.columns)
-        values = ", ".join(f"t.{quoted(column.name)}" for column in table.columns)
-        connection.run(
-            f"INSERT INTO {table.shadow} ({cells}, {own})"
-            f" SELECT {table.user_key('t')}, {values}"
-            f" FROM ({dead}) AS s CROSS JOIN {table.sql} AS t ON {table.on_user('t', 's')}"
-            f" WHERE {_owned(table, 's')} & {table.columns_mask}"
-        )
-    connection.run(f"DELETE FROM {table.sql} WHERE ({key}) IN ({dead})")
-    connection.run(
-        f"DELETE FROM {table.shadow} AS h WHERE ({cells}) IN ({dead})"
-        f" AND NOT {_owned(table, 'h')} & {table.columns_mask}"
-    )
-    _reset(connection, table)
-
-
-def _reset(connection: Connection, table: Table) -> None:
-    """Return columns to their default where a death took their value but a later birth stands.
-
-    It can only happen to a column that the host of that birth did not know.
-    """
-    for column in table.columns:
-        connection.run(
-            f"UPDATE {table.sql} AS t SET {quoted(column.name)} = {column.preset}"
-            f" FROM temp.syncd_staged AS s WHERE {table.on_user('t', 's')}"
-            f" AND s.mask & {DEAD_BIT} AND NOT {_owned(table, 's')} & {column.bit}"
-        )
-
-
-def _owned(table: Table, alias: str) -> str:
-    """Return the mask of registers that a row's entries own."""
-    return (
-        f"(SELECT coalesce(sum(o.mask), 0) FROM {table.changes} AS o WHERE {table.on('o', alias)})"
-    )
-
-
-def _mask(columns: Sequence[Column]) -> int:
-    return sum(column.bit for column in columns)
-
-
-def _key_names(table: Table) -> list[str]:
-    return [quoted(column.name) for column in table.key]

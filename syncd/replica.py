@@ -12,14 +12,14 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from syncd import changelog, enrolment, schema
+from syncd import changelog, enrolment, held, merge, schema
 from syncd.bundle import Frame, Header
-from syncd.clock import WallClock, system_wall_ms
+from syncd.clock import WallClock, hlc_of_ms, system_wall_ms
 from syncd.config import Config
 from syncd.database import Connection, Database
 from syncd.enrolment import Enrolled
 from syncd.errors import BundleGap
-from syncd.merge import Counts, merge_frame
+from syncd.merge import Counts
 from syncd.vector import ORIGIN_BYTES, Vector
 
 
@@ -77,12 +77,14 @@ class Replica:
             if schema.is_enrolled(connection):
                 schema.require_enrolled(connection)
                 _fold_rest(connection)
-            return enrolment.enrol(
+            enrolled = enrolment.enrol(
                 connection,
                 {name: table.key for name, table in self.config.tables.items()},
                 origin=self._new_origin(),
                 node=self.config.node,
             )
+            self._release(connection)
+            return enrolled
 
     def fold(self) -> None:
         """Take what was written into the changelog, in short slices of the write lock."""
@@ -93,6 +95,18 @@ class Replica:
                     return
             with self._database.write() as connection:
                 changelog.fold(connection)
+
+    def release(self) -> None:
+        """Look again at changes that were held because their stamp was in the future."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            limit = hlc_of_ms(self.wall_ms() + self.config.sync.max_clock_drift)
+            if not held.is_future_due(connection, limit):
+                return
+        self.fold()
+        with self._database.write() as connection:
+            _fold_rest(connection)
+            self._release(connection)
 
     def vector(self) -> Vector:
         """Return what this replica has merged, its own writes included."""
@@ -181,7 +195,7 @@ class Replica:
         with self._database.write() as connection:
             _fold_rest(connection)
             self._refuse_gap(connection, header)
-            return merge_frame(
+            return merge.merge_frame(
                 connection,
                 header,
                 frame,
@@ -263,6 +277,9 @@ class Replica:
     def close(self) -> None:
         """Close this thread's connection."""
         self._database.close()
+
+    def _release(self, connection: Connection) -> None:
+        merge.release(connection, now_ms=self.wall_ms(), drift_ms=self.config.sync.max_clock_drift)
 
     @contextlib.contextmanager
     def _folded(self) -> Iterator[Connection]:

@@ -77,11 +77,13 @@ CREATE TABLE syncd_conflict (
     lost_value,
     lost_hlc INTEGER NOT NULL,
     lost_origin INTEGER NOT NULL,
+    lost_seq INTEGER NOT NULL,
     won_value,
     won_hlc INTEGER NOT NULL,
     won_origin INTEGER NOT NULL,
     won_dead INTEGER NOT NULL
 );
+CREATE UNIQUE INDEX syncd_conflict_lost ON syncd_conflict (lost_origin, lost_seq, tbl, col);
 CREATE TABLE syncd_peer (
     name TEXT PRIMARY KEY,
     origin INTEGER REFERENCES syncd_origin(ordinal),
@@ -225,7 +227,7 @@ def create_table(connection: Connection, table: Table) -> None:
         f"CREATE TABLE {table.changes} ({table.key_ddl()}, position INTEGER, origin INTEGER,"
         f" seq INTEGER, hlc INTEGER, mask INTEGER, PRIMARY KEY ({cells}, position)) WITHOUT ROWID"
     )
-    index = quoted(f"syncd_changes_{table.name}_position")
+    index = quoted(f"syncd_position_{table.name}")
     connection.run(f"CREATE UNIQUE INDEX {index} ON {table.changes} (position)")
     connection.run(
         f"CREATE TABLE {table.shadow} ({table.key_ddl()}, PRIMARY KEY ({cells})) WITHOUT ROWID"

@@ -8,9 +8,9 @@ again, later each time.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -36,7 +36,7 @@ def up(config: Config, config_file: Path, stopping: threading.Event) -> int:
     api = subprocess.Popen(_api_command(config), start_new_session=True)
     daemon = _Daemon(config_file)
     try:
-        if not _wait_until_listening(config, api, stopping):
+        if not _wait_until_answering(config, api, stopping):
             return 0 if stopping.is_set() else 1
         log.info("%s: http://%s:%d", config.node, config.serve.host, config.serve.port)
         while not stopping.wait(_POLL_S):
@@ -89,7 +89,7 @@ class _Daemon:
         self._process = None
 
 
-def _wait_until_listening(
+def _wait_until_answering(
     config: Config, api: subprocess.Popen[bytes], stopping: threading.Event
 ) -> bool:
     deadline = time.monotonic() + API_READY_WITHIN_S
@@ -98,10 +98,23 @@ def _wait_until_listening(
         if api.poll() is not None:
             log.error("the API ended with %d before it answered", api.returncode)
             return False
-        with contextlib.suppress(OSError), socket.create_connection((host, config.serve.port), 1):
+        if _answers(host, config.serve.port):
             return True
     log.error("the API did not answer within %d s", API_READY_WITHIN_S)
     return False
+
+
+def _answers(host: str, port: int) -> bool:
+    # The server listens before it has loaded the application; only an answer says that it has.
+    connection = http.client.HTTPConnection(host, port, timeout=API_READY_WITHIN_S)
+    try:
+        connection.request("HEAD", "/")
+        connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
