@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from syncd.errors import ConstraintError, DatabaseBusy, DatabaseError
+from syncd.errors import ConstraintError, DatabaseBusy, DatabaseError, DatabaseMissing
 
 _WRITING = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE)
 
@@ -98,10 +98,11 @@ class Connection:
 
 
 class Database:
-    """One SQLite file."""
+    """One SQLite file. create: whether to make it if it is not there."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
+        self._create = create
         self._local = threading.local()
 
     @contextlib.contextmanager
@@ -150,8 +151,8 @@ class Database:
         return raw
 
     def _open(self) -> sqlite3.Connection:
-        if not self.path.parent.is_dir():
-            raise DatabaseError(f"{self.path.parent} is not a directory")
+        if not self._create and not self.path.exists():
+            raise DatabaseMissing(f"there is no database {self.path}")
         raw = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
         for pragma in (
             # NORMAL under WAL keeps the file whole after power loss; the last commits may be lost

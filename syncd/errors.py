@@ -12,6 +12,7 @@ our own bugs, never for input.
     ├── DatabaseError          SQLite refused
     │   ├── DatabaseBusy       another writer held the lock for too long
     │   ├── ConstraintError    a merge would break a constraint of a user's table
+    │   ├── DatabaseMissing    there is no such file
     │   └── NotEnrolled        `syncd init` has not been run on this file
     ├── BundleError            bytes that are not a bundle we can read
     │   ├── BundleTruncated    the bytes end too early
@@ -86,6 +87,14 @@ class ConstraintError(DatabaseError):
 
     code = "constraint"
     hint = "The changes stay with the peer until the row that is in the way is changed here."
+
+
+class DatabaseMissing(DatabaseError):
+    """There is no such database file."""
+
+    code = "database_missing"
+    exit_code = 2
+    hint = "Start the application once, so that it creates its tables, or correct `database`."
 
 
 class NotEnrolled(DatabaseError):

@@ -16,7 +16,9 @@ class Nonces:
     """The nonces seen within the window in which a request may still be valid."""
 
     def __init__(self, database_path: Path) -> None:
-        self._database = Database(database_path.with_name(database_path.name + "-syncd"))
+        self._database = Database(
+            database_path.with_name(database_path.name + "-syncd"), create=True
+        )
         self._ready = False
 
     def use(self, key_id: str, nonce: str, *, now_s: int, expires_s: int) -> bool:

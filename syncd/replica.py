@@ -72,7 +72,6 @@ class Replica:
 
     def enrol(self) -> list[Enrolled]:
         """Bring the configured tables under syncd; raise `SchemaError` and change nothing else."""
-        self._database.make_wal()
         with self._database.write() as connection:
             if schema.is_enrolled(connection):
                 schema.require_enrolled(connection)
@@ -84,7 +83,8 @@ class Replica:
                 node=self.config.node,
             )
             self._release(connection)
-            return enrolled
+        self._database.make_wal()
+        return enrolled
 
     def fold(self) -> None:
         """Take what was written into the changelog, in short slices of the write lock."""
