@@ -22,7 +22,7 @@ clean:
 	rm -rf .venv data .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 .venv/bin/python:
-	$(PYTHON) -m venv .venv || { echo "on Debian: apt-get install python3.11-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "on Debian: apt-get install python3.11-venv" >&2; exit 1; }
 
 .venv/installed: .venv/bin/python requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet -r requirements.txt
