@@ -23,6 +23,7 @@ from http_message_signatures import (
     HTTPMessageVerifier,
     InvalidSignature,
     MappingKeyResolver,
+    VerificationKey,
 )
 from http_message_signatures.algorithms import HMAC_SHA256
 
@@ -104,12 +105,22 @@ class _Verifier(HTTPMessageVerifier):
             raise InvalidSignature("valid for longer than allowed")
 
 
+class _KeyResolver(MappingKeyResolver):
+    """Says which key is unknown: during a rotation that is what an operator looks for."""
+
+    def resolve_public_key(self, key_id: str) -> VerificationKey | None:
+        found = super().resolve_public_key(key_id)
+        if found is None:
+            raise InvalidSignature(f"there is no key {key_id!r} here")
+        return found
+
+
 class Keyring:
     """The keys of this host. skew_s: how far the clocks of two hosts may differ."""
 
     def __init__(self, keys: Sequence[Key], *, skew_s: float, now_s: Callable[[], float]) -> None:
         by_id = {key.id: key.secret.get_secret_value().encode() for key in keys}
-        self._resolver = MappingKeyResolver(public_keys=by_id, private_keys=by_id)
+        self._resolver = _KeyResolver(public_keys=by_id, private_keys=by_id)
         self._signing_id = keys[0].id
         self.skew_s = skew_s
         self._now_s = now_s
