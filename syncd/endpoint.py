@@ -124,9 +124,13 @@ class _Server:
         request = flask.request
         request.max_content_length = wire.BODY_BYTES_MAX
         try:
-            return request.get_data(cache=False)
+            body = request.get_data(cache=False)
         except RequestEntityTooLarge as error:
             raise BundleTooLarge(f"a body over {wire.BODY_BYTES_MAX} bytes") from error
+        # A body without a length is cut at the bound rather than refused.
+        if len(body) >= wire.BODY_BYTES_MAX:
+            raise BundleTooLarge(f"a body of at least {wire.BODY_BYTES_MAX} bytes")
+        return body
 
     def _authenticate(self, signed: signing.Request, body: bytes) -> None:
         credentials = self._keyring.verify_request(signed, body)
