@@ -61,7 +61,7 @@ class _Commands(click.Group):
 class _Session:
     """What the options before the command say."""
 
-    def __init__(self, config_file: str | None) -> None:
+    def __init__(self, config_file: str) -> None:
         self.config_file = config_file
 
     @functools.cached_property
@@ -262,8 +262,8 @@ def up(this: _Session) -> None:
     For hosts where two processes do not share a disk. If the API ends, so does this, with exit code
     1; a daemon that ends is started again.
     """
-    config = this.config
-    sys.exit(supervisor.up(config, Path(this.config_file or "config.yaml"), _stopping()))
+    config = load_config(this.config_file, check=supervisor.application_problems)
+    sys.exit(supervisor.up(config, Path(this.config_file), _stopping()))
 
 
 def _known_to_receiver(this: _Session, peer: str | None, since: Path | None) -> Vector:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,11 +148,20 @@ class Config(_Section):
     api: dict[str, Any] = {}
 
 
-def load_config(path: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+ApplicationCheck = Callable[[str, Mapping[str, Any], Mapping[str, str]], Sequence[str]]
+"""Given `serve.app`, the `api` section and the environment, says what is wrong there."""
+
+
+def load_config(
+    path: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    check: ApplicationCheck | None = None,
+) -> Config:
     """Read the configuration, or raise `ConfigError` with everything that is wrong.
 
     path: the YAML file; by default $SYNCD_CONFIG or ./config.yaml. A relative `database` counts
-    from that file's folder, one from $DB_PATH from the working directory.
+    from that file's folder, one from $DB_PATH from the working directory. check: asked for the
+    application's own mistakes, to be reported together with ours.
     """
     environ = os.environ if environ is None else environ
     file = Path(path or environ.get("SYNCD_CONFIG") or "config.yaml")
@@ -163,13 +172,23 @@ def load_config(path: str | Path | None = None, environ: Mapping[str, str] | Non
             _override(tree, keys, variable, environ[variable].strip(), problems)
     try:
         config = Config.model_validate(tree)
+        problems += _contradictions(config)
     except ValidationError as error:
-        raise ConfigError([*problems, *_explain(error)]) from None
-    problems += _contradictions(config)
+        problems += _explain(error)
+    if check is not None:
+        problems += _of_application(tree, environ, check)
     if problems:
         raise ConfigError(problems)
     base = Path() if environ.get("DB_PATH", "").strip() else file.parent
     return config.model_copy(update={"database": (base / config.database).absolute()})
+
+
+def _of_application(
+    tree: dict[str, Any], environ: Mapping[str, str], check: ApplicationCheck
+) -> Sequence[str]:
+    serve, section = tree.get("serve"), tree.get("api")
+    app = serve.get("app") if isinstance(serve, dict) else None
+    return check(str(app or Serve().app), section if isinstance(section, dict) else {}, environ)
 
 
 def _read(file: Path) -> dict[str, Any]:

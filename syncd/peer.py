@@ -100,7 +100,7 @@ class PeerClient:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(PeerUnreachable),
             stop=lambda state: self._is_hopeless(state, deadline),
-            wait=tenacity.wait_exponential_jitter(initial=0.2, max=5, jitter=0.2),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5, jitter=0.2),
             sleep=self._sleep,
             before_sleep=self._log_retry,
             reraise=True,

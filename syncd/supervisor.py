@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib
 import logging
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from syncd.config import Config
 
@@ -33,7 +37,8 @@ def up(config: Config, config_file: Path, stopping: threading.Event) -> int:
     The API is up before the daemon starts, so that an application that creates its tables at start
     has done so.
     """
-    api = subprocess.Popen(_api_command(config), start_new_session=True)
+    environment = {**os.environ, "SYNCD_CONFIG": str(config_file)}
+    api = subprocess.Popen(_api_command(config), env=environment, start_new_session=True)
     daemon = _Daemon(config_file)
     try:
         if not _wait_until_answering(config, api, stopping):
@@ -47,6 +52,22 @@ def up(config: Config, config_file: Path, stopping: threading.Event) -> int:
         return 0
     finally:
         _stop([api, *daemon.processes()])
+
+
+def application_problems(
+    app: str, section: Mapping[str, Any], environ: Mapping[str, str]
+) -> Sequence[str]:
+    """Ask an application what is wrong with its part of the configuration.
+
+    It may answer by a function `settings_problems(section, environ)` beside its factory.
+    """
+    module = app.partition(":")[0]
+    try:
+        ask = getattr(importlib.import_module(module), "settings_problems", None)
+    except ImportError as error:
+        return [f"serve.app (SERVE_APP): {module} cannot be imported: {error}"]
+    problems: Sequence[str] = ask(section, environ) if ask is not None else []
+    return problems
 
 
 def _api_command(config: Config) -> list[str]:

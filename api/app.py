@@ -1,0 +1,133 @@
+"""The application: one host's licence API, and the endpoint that its peers call.
+
+Owns the putting together: config, settings, tables, replica, blueprints. gunicorn serves it as
+`api.app:create_app()`, one worker with threads. Run as a script it starts a whole host, exactly as
+`syncd up` does; it must never start Flask's development server or its debugger. Whatever goes wrong
+is answered as JSON, since a client takes HTML for a broken server.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    # `cd api && python app.py`: Python has put api/ itself on the path, where this package's
+    # modules would be found under the wrong names, so the command starts over from the root.
+    os.chdir(Path(__file__).resolve().parent.parent)
+    os.execv(sys.executable, [sys.executable, "-m", "syncd", "up"])
+
+from flask import Flask, jsonify
+from flask.json.provider import DefaultJSONProvider
+from flask.typing import ResponseReturnValue
+from flask_cors import CORS
+from werkzeug.exceptions import HTTPException
+
+import syncd
+from api import admin, public, verify
+from api.auth import Sessions
+from api.clock import Clock, utc_now
+from api.host import EXTENSION, Host
+from api.schema import migrate
+from api.settings import Settings, load_settings
+from api.store import Store
+
+
+def create_app(config: syncd.Config | None = None, *, clock: Clock | None = None) -> Flask:
+    """Return the application of the host that a config describes, by default $SYNCD_CONFIG.
+
+    Raises syncd.ConfigError with every mistake in the settings.
+    """
+    config = config or syncd.load_config(check=_problems)
+    settings = load_settings(config.api, os.environ)
+    _refuse_public_keys(config, settings)
+    _set_up_log(settings)
+    clock = clock or utc_now
+    store, replica = open_database(config)
+    app = LicenceApi(__name__, static_folder=None)
+    app.debug = False  # whatever FLASK_DEBUG says
+    app.extensions[EXTENSION] = Host(
+        settings, store, replica, Sessions(settings.session_keys, clock), clock
+    )
+    app.register_error_handler(HTTPException, _as_json)
+    for blueprint in (public.blueprint, verify.blueprint, admin.blueprint):
+        app.register_blueprint(blueprint)
+    app.register_blueprint(syncd.blueprint(replica))
+    _allow_origins(app, settings)
+    return app
+
+
+def settings_problems(section: Mapping[str, Any], environ: Mapping[str, str]) -> Sequence[str]:
+    """Return the mistakes in the API's settings, for `syncd up` to report with its own."""
+    try:
+        load_settings(section, environ)
+    except syncd.ConfigError as error:
+        return error.problems
+    return []
+
+
+def _problems(_: str, section: Mapping[str, Any], environ: Mapping[str, str]) -> Sequence[str]:
+    return settings_problems(section, environ)
+
+
+def _refuse_public_keys(config: syncd.Config, settings: Settings) -> None:
+    """Whatever is compiled into a client is public, so it must not sign what hosts tell hosts."""
+    public = {settings.shared_secret, settings.api_key}
+    if any(key.secret.get_secret_value() in public for key in config.sync.keys):
+        raise syncd.ConfigError(
+            ["sync.keys (SYNC_KEYS): one is compiled into your clients; make one: syncd keygen"]
+        )
+
+
+def open_database(config: syncd.Config) -> tuple[Store, syncd.Replica]:
+    """Return the config's database, its tables up to date and every later write captured."""
+    # A free host's disk may begin empty, folders included.
+    config.database.parent.mkdir(parents=True, exist_ok=True)
+    store = Store(config.database)
+    migrate(store)
+    replica = syncd.Replica(config)
+    replica.enrol()
+    return store, replica
+
+
+class WireJson(DefaultJSONProvider):
+    """Write JSON as deployed clients read it, by substring tests: the form is part of the API."""
+
+    ensure_ascii = True
+    sort_keys = True
+    compact = True
+
+
+class LicenceApi(Flask):
+    """Answer in the JSON that deployed clients read."""
+
+    json_provider_class = WireJson
+
+
+def _set_up_log(settings: Settings) -> None:
+    """Log to standard error, since gunicorn sets up no log but its own."""
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("api").setLevel("DEBUG" if settings.flask_env == "development" else "INFO")
+
+
+def _allow_origins(app: Flask, settings: Settings) -> None:
+    CORS(
+        app,
+        origins=list(settings.cors_origins),
+        methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+        allow_headers=["Content-Type", "Authorization"],
+        always_send=False,
+    )
+
+
+def _as_json(error: HTTPException) -> ResponseReturnValue:
+    """Keep an error's status and headers, such as Allow, and put JSON in place of its page."""
+    response = error.get_response()
+    text = "Internal error" if error.code == 500 else error.description
+    response.set_data(jsonify(error=text).data)
+    response.mimetype = "application/json"
+    return response

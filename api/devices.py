@@ -1,0 +1,136 @@
+"""The registered devices, as the dashboard sees and changes them.
+
+Owns the writes to `devices` that a person orders, each with its line in `license_history`, both in
+one transaction. Creating a device again neither renews nor revives it: only what the request names
+changes, and never the status. It knows no request and no role; the views decide who may.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date, datetime
+
+from api import licences
+from api.clock import column_text
+from api.store import Store, Value
+
+LISTED = (
+    "id, device_id, owner_name, cpf, email, address, license_type, status, start_date, end_date, "
+    "custom_interval, features, last_seen_at, last_seen_ip, last_hostname, last_version, created_by"
+)
+NAMEABLE = ("license_type", "owner_name", "cpf", "email", "address", "created_by")
+LICENSE_TYPE_DEFAULT = "anual"
+
+Device = dict[str, Value]
+
+
+def listing(store: Store, created_by: str | None = None) -> list[Device]:
+    """Return the devices, all or those that one account created, the oldest first."""
+    rows = store.rows(
+        f"SELECT {LISTED} FROM devices WHERE ?1 IS NULL OR created_by = ?1 ORDER BY id", created_by
+    )
+    return [dict(row) for row in rows]
+
+
+@contextmanager
+def ordering(store: Store, who: str, now: datetime) -> Iterator[Order]:
+    """Open one transaction for what one person orders; an exception undoes all of it."""
+    with store.writing() as connection:
+        yield Order(connection, who, now)
+
+
+class Order:
+    """Change devices in the name of one person, at one moment."""
+
+    def __init__(self, connection: sqlite3.Connection, who: str, now: datetime) -> None:
+        self._connection = connection
+        self._who = who
+        self._now = now
+
+    def find(self, device_id: str) -> Device | None:
+        """Return a device's row, or None."""
+        found = self._connection.execute("SELECT * FROM devices WHERE device_id = ?", (device_id,))
+        row = found.fetchone()
+        return dict(row) if row else None
+
+    def register(self, device_id: str, named: Mapping[str, str]) -> str:
+        """Create a device, or change the named columns of a known one; return its licence type.
+
+        `named` holds columns of NAMEABLE. What it leaves out has a default only where the device is
+        new.
+        """
+        device = self.find(device_id)
+        if device is None:
+            device = self._new_device(device_id, named)
+            self._insert(device)
+            self._note(device_id, "create", str(device["license_type"]))
+        elif changes := _changes(device, named):
+            self._update(device_id, changes)
+            self._note(device_id, "update", ", ".join(changes))
+        return named.get("license_type", str(device["license_type"]))
+
+    def set(self, device_id: str, column: str, value: str) -> None:
+        """Set one column of a device."""
+        self._update(device_id, {column: value})
+        self._note(device_id, column, value)
+
+    def delete(self, device_id: str) -> None:
+        """Remove a device; its access log and its history stay."""
+        self._connection.execute("DELETE FROM devices WHERE device_id = ?", (device_id,))
+        self._note(device_id, "delete", None)
+
+    def _new_device(self, device_id: str, named: Mapping[str, str]) -> Device:
+        license_type = named.get("license_type", LICENSE_TYPE_DEFAULT)
+        today = self._now.date()
+        return {
+            "created_by": self._who,
+            **named,
+            "device_id": device_id,
+            "license_type": license_type,
+            "status": "active",
+            "start_date": today.isoformat(),
+            "end_date": _end_date(license_type, today),
+            "created_at": column_text(self._now),
+            "updated_at": column_text(self._now),
+        }
+
+    def _insert(self, device: Device) -> None:
+        values = ", ".join(f":{column}" for column in device)
+        self._connection.execute(
+            f"INSERT INTO devices ({', '.join(device)}) VALUES ({values})", device
+        )
+
+    def _update(self, device_id: str, changes: Mapping[str, Value]) -> None:
+        row = {**changes, "updated_at": column_text(self._now)}
+        assignments = ", ".join(f"{column} = :{column}" for column in row)
+        self._connection.execute(
+            f"UPDATE devices SET {assignments} WHERE device_id = :device_id",
+            {**row, "device_id": device_id},
+        )
+
+    def _note(self, device_id: str, action: str, details: str | None) -> None:
+        self._connection.execute(
+            """
+            INSERT INTO license_history (device_id, action, details, admin, created_at)
+            VALUES (?, ?, ?, ?, ?)
+            """,
+            (device_id, action, details, self._who, column_text(self._now)),
+        )
+
+
+def _changes(device: Device, named: Mapping[str, str]) -> dict[str, Value]:
+    changes: dict[str, Value] = {
+        column: value for column, value in named.items() if value != device[column]
+    }
+    if "license_type" in changes:
+        # From the first day on, not from today: another type is not a renewal.
+        start = licences.day(str(device["start_date"]))
+        changes["end_date"] = _end_date(named["license_type"], start)
+    return changes
+
+
+def _end_date(license_type: str, start: date) -> str | None:
+    end = licences.end_date(license_type, start)
+    return end.isoformat() if end else None

@@ -1,0 +1,114 @@
+"""The tables that vendors bring, and how a database gets them.
+
+Owns the six tables, column for column, as numbered migrations that run once each. The first also
+adopts a vendor's own file, whose tables exist but may lack the columns that came late. A migration
+never drops or rewrites what is there, and a released one is never edited.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from api.store import Store
+
+TABLES = (
+    """
+    CREATE TABLE IF NOT EXISTS devices (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        device_id TEXT NOT NULL UNIQUE,
+        owner_name TEXT,
+        license_type TEXT NOT NULL,
+        status TEXT NOT NULL DEFAULT 'active',
+        start_date TEXT NOT NULL,
+        end_date TEXT,
+        allow_offline INTEGER NOT NULL DEFAULT 0,
+        custom_interval INTEGER,
+        features TEXT,
+        update_url TEXT,
+        update_hash TEXT,
+        update_version TEXT,
+        notes TEXT,
+        last_seen_at TEXT,
+        last_seen_ip TEXT,
+        last_version TEXT,
+        last_hostname TEXT,
+        created_at TEXT DEFAULT (datetime('now')),
+        updated_at TEXT DEFAULT (datetime('now'))
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS blocked_devices (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        device_id TEXT NOT NULL UNIQUE,
+        reason TEXT,
+        created_at TEXT DEFAULT (datetime('now'))
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS access_logs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        device_id TEXT NOT NULL,
+        ip TEXT NOT NULL,
+        user_agent TEXT,
+        hostname TEXT,
+        client_version TEXT,
+        telemetry_json TEXT,
+        allowed INTEGER NOT NULL,
+        message TEXT,
+        created_at TEXT DEFAULT (datetime('now'))
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS license_history (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        device_id TEXT NOT NULL,
+        action TEXT NOT NULL,
+        details TEXT,
+        admin TEXT,
+        created_at TEXT DEFAULT (datetime('now'))
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS admin_users (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        username TEXT NOT NULL UNIQUE,
+        password_hash TEXT NOT NULL,
+        must_change_password INTEGER NOT NULL DEFAULT 1,
+        created_at TEXT DEFAULT (datetime('now'))
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS users (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        username TEXT NOT NULL UNIQUE,
+        password_hash TEXT NOT NULL,
+        email TEXT,
+        role TEXT NOT NULL DEFAULT 'user',
+        created_at TEXT DEFAULT (datetime('now')),
+        updated_at TEXT DEFAULT (datetime('now'))
+    )
+    """,
+)
+LATE_DEVICE_COLUMNS = ("cpf", "address", "email", "created_by")
+
+migrations = Migrations("licence-api")
+
+
+@migrations(name="0001_vendor_tables")
+def vendor_tables(db: Database) -> None:
+    """Create the six tables, or adopt those that a vendor brings."""
+    for table in TABLES:
+        db.execute(table)
+    devices = db.table("devices")
+    for column in LATE_DEVICE_COLUMNS:
+        if column not in devices.columns_dict:
+            devices.add_column(column, str)
+
+
+def migrate(store: Store) -> None:
+    """Bring the store's tables up to date; safe to call at every start, by several processes."""
+    with store.writing() as connection:
+        # Several processes may start at once. The write lock, taken first, makes the second see
+        # what the first has applied; each migration becomes a savepoint inside it.
+        migrations.apply(Database(connection, recursive_triggers=False, execute_plugins=False))

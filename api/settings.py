@@ -1,0 +1,126 @@
+"""The settings of the licence API: the `api:` mapping of config.yaml under the environment.
+
+Owns what each setting means and what is right for it. A variable of the environment, the setting's
+name in capitals, beats the file; an empty one counts as unset. Every mistake is reported at once.
+No secret has a default, and none may appear in a message, a log or a repr.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+import syncd
+
+_MISSING = PydanticCustomError("missing", "missing")
+
+
+def _split(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _base_url(url: str) -> str:
+    """Clients append "/verify" to what they are given, so no base URL ends in a slash."""
+    if not re.fullmatch(r"https?://[^\s,]*[^\s,/]/*", url):
+        raise PydanticCustomError("url", "not a URL")
+    return url.rstrip("/")
+
+
+def _origin(url: str) -> str:
+    """Only exact origins: flask-cors would read a wildcard or a bracket as a pattern."""
+    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?/?", url):
+        raise PydanticCustomError("origin", "not an origin")
+    return url.rstrip("/")
+
+
+Secret = Annotated[str, Field(min_length=1)]
+Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split), Field(min_length=1)]
+BaseUrls = Annotated[tuple[Annotated[str, AfterValidator(_base_url)], ...], BeforeValidator(_split)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_split)]
+
+
+class Settings(BaseModel):
+    """Hold what the licence API is told by its operator; a description says what is right."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    require_api_key: bool = Field(True, description="It is true or false")
+    require_signature: bool = Field(True, description="It is true or false")
+    api_key: Secret | None = Field(
+        None,
+        validate_default=True,
+        repr=False,
+        description="It is the API key compiled into your clients, "
+        "needed unless require_api_key is false",
+    )
+    shared_secret: Secret = Field(
+        repr=False, description="It is the secret compiled into your clients"
+    )
+    session_keys: Secrets = Field(
+        repr=False,
+        description="They sign the dashboard's sessions, the first signs and all are accepted; "
+        "`syncd keygen` makes one",
+    )
+    flask_env: Literal["production", "development"] = Field(
+        "production", description="development only makes the log more talkative"
+    )
+    smtp_enabled: bool = Field(False, description="It is true or false")
+    license_servers: BaseUrls = Field(
+        (), description="They are the base URLs of your hosts, such as https://api1.example.com"
+    )
+    cors_origins: Origins = Field(
+        (), description="They are the dashboard's origins, such as https://panel.example.com"
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _present_if_required(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("require_api_key", True):
+            raise _MISSING
+        return value
+
+    @field_validator("session_keys")
+    @classmethod
+    def _not_shipped(cls, keys: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Whatever is compiled into a client is public, so it must not sign a session."""
+        for shipped in ("shared_secret", "api_key"):
+            if info.data.get(shipped) in keys:
+                raise PydanticCustomError("shipped", f"one is equal to api.{shipped}")
+        return keys
+
+
+def load_settings(section: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Return the settings of a config's `api:` mapping, overridden by the environment.
+
+    Raises syncd.ConfigError with one problem per mistake.
+    """
+    overrides = {name: environ.get(name.upper(), "").strip() for name in Settings.model_fields}
+    values = {**section, **{name: value for name, value in overrides.items() if value}}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        raise syncd.ConfigError(problems=[_problem(detail) for detail in details]) from error
+
+
+def _problem(detail: ErrorDetails) -> str:
+    name = str(detail["loc"][0])
+    if name not in Settings.model_fields:
+        return f"api.{name}: unknown. The settings are {', '.join(sorted(Settings.model_fields))}"
+    what = "missing" if detail["type"] == "missing" else detail["msg"]
+    return f"api.{name} ({name.upper()}): {what}. {Settings.model_fields[name].description}"

@@ -1,0 +1,68 @@
+"""The API's connections to the host's SQLite file.
+
+Owns how the file is opened, read and written: one connection per thread, WAL, and every writing
+transaction opened with BEGIN IMMEDIATE, because a reader that turns writer under WAL fails with
+SQLITE_BUSY_SNAPSHOT, which no timeout cures (sqlite.org/isolation.html). Others write the same
+file at the same time. It knows no table.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BUSY_TIMEOUT_S = 30
+
+Value = str | int | float | bytes | None
+
+
+class Store:
+    """Hand each thread its own connection to one database file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+
+    def row(self, sql: str, *values: Value) -> sqlite3.Row | None:
+        """Return the query's first row, or None."""
+        row: sqlite3.Row | None = self.connection.execute(sql, values).fetchone()
+        return row
+
+    def rows(self, sql: str, *values: Value) -> list[sqlite3.Row]:
+        """Return all rows of the query."""
+        return self.connection.execute(sql, values).fetchall()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Open a writing transaction: committed at the end, rolled back on any exception."""
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """Return the calling thread's connection, opened at its first use."""
+        if not hasattr(self._local, "connection"):
+            self._local.connection = _connect(self._path)
+        connection: sqlite3.Connection = self._local.connection
+        return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    # Imported names may be in Latin-1. One such row must not take the whole answer down.
+    connection.text_factory = lambda raw: raw.decode(errors="replace")
+    connection.execute("PRAGMA journal_mode = WAL")
+    # NORMAL may lose the last commits at a power cut, never the file's integrity, and spares every
+    # /verify an fsync (sqlite.org/pragma.html#pragma_synchronous).
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection

@@ -1,0 +1,78 @@
+"""What the licence API's tests share: a config file, and a host made from it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from licence_site import DATABASE, SECRETS, MakeSite, Site, StillClock, WriteConfig
+
+import syncd
+from api.app import create_app
+from api.settings import Settings
+
+NAMES_OF_SYNCD = {"SYNCD_CONFIG", "NODE_NAME", "DB_PATH", "PORT"}
+KEYS = {
+    "devices": ["device_id"],
+    "blocked_devices": ["device_id"],
+    "admin_users": ["username"],
+    "users": ["username"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {name.upper() for name in Settings.model_fields}
+    for name in list(os.environ):
+        if name in settings | NAMES_OF_SYNCD or name.startswith(("SYNC_", "SERVE_", "FLASK_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> WriteConfig:
+    """Write the config of a host in a folder of its own, with or without a peer."""
+
+    def write(
+        api: dict[str, Any] | None = None, *, node: str = "here", peer: str | None = None
+    ) -> Path:
+        path = tmp_path / node / "config.yaml"
+        path.parent.mkdir(exist_ok=True)
+        content = {
+            "node": node,
+            "database": DATABASE,
+            "tables": {table: {"key": key} for table, key in KEYS.items()},
+            "sync": {"keys": [{"id": "k1", "secret": "0123456789abcdef" * 2}]},
+            "peers": [{"name": "there", "url": peer}] if peer else [],
+            "api": SECRETS | (api or {}),
+        }
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_site(write_config: WriteConfig) -> MakeSite:
+    """Make a host; the options are those of `write_config`."""
+
+    def make(api: dict[str, Any] | None = None, *, peer: str | None = None) -> Site:
+        path = write_config(api, peer=peer)
+        clock = StillClock()
+        return Site(path, create_app(syncd.load_config(path), clock=clock), clock)
+
+    return make
+
+
+@pytest.fixture
+def site(make_site: MakeSite) -> Site:
+    """Make a host without peers, which is certain of its data."""
+    return make_site()
+
+
+@pytest.fixture
+def unsure_site(make_site: MakeSite) -> Site:
+    """Make a host that has a peer and cannot reach it."""
+    return make_site(peer="http://127.0.0.1:1")
