@@ -1,8 +1,8 @@
 """Nonces of requests already answered, so that none is answered twice.
 
-They stand in a small SQLite file beside the database (`<database>-syncd`), which all workers share
-and which survives a restart. They are not in the database itself, because there every request would
-look like a commit to whoever watches the file for news.
+They stand in the database's sidecar file, which all workers share and which survives a restart.
+They are not in the database itself, because there every request would look like a commit to whoever
+watches the file for news.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from syncd.database import Database
+from syncd.identity import sidecar_of
 
 
 class Nonces:
     """The nonces seen within the window in which a request may still be valid."""
 
     def __init__(self, database_path: Path) -> None:
-        self._database = Database(
-            database_path.with_name(database_path.name + "-syncd"), create=True
-        )
+        self._database = Database(sidecar_of(database_path), create=True)
         self._ready = False
 
     def use(self, key_id: str, nonce: str, *, now_s: int, expires_s: int) -> bool:

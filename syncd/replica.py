@@ -19,6 +19,7 @@ from syncd.config import Config
 from syncd.database import Connection, Database
 from syncd.enrolment import Enrolled
 from syncd.errors import BundleGap
+from syncd.identity import Identity
 from syncd.merge import Counts
 from syncd.vector import ORIGIN_BYTES, Vector
 
@@ -43,7 +44,10 @@ class PeerState:
 
 @dataclass(frozen=True)
 class Status:
-    """A replica at one moment. tables: rows that show, by table. journal: writes not yet folded."""
+    """A replica at one moment. tables: rows that show, by table. journal: writes not yet folded.
+
+    renewed_ms and renewed_why: when and why this file last had to take a new origin.
+    """
 
     node: str
     origin: str
@@ -52,6 +56,8 @@ class Status:
     held: int
     conflicts: int
     vector: Vector
+    renewed_ms: int | None
+    renewed_why: str | None
     peers: tuple[PeerState, ...]
 
 
@@ -69,12 +75,16 @@ class Replica:
         self.wall_ms = wall_ms
         self._new_origin = new_origin
         self._database = Database(config.database)
+        self._identity = Identity(config.database, config.node, new_origin)
 
     def enrol(self) -> list[Enrolled]:
         """Bring the configured tables under syncd; raise `SchemaError` and change nothing else."""
+        with self._database.read() as connection:
+            known = schema.is_enrolled(connection)
+        if known:
+            self.fold()
         with self._database.write() as connection:
-            if schema.is_enrolled(connection):
-                schema.require_enrolled(connection)
+            if known:
                 _fold_rest(connection)
             enrolled = enrolment.enrol(
                 connection,
@@ -83,14 +93,17 @@ class Replica:
                 node=self.config.node,
             )
             self._release(connection)
+            if not known:
+                self._identity.note_sending(connection, 0)
+        self._identity.settle()
         self._database.make_wal()
         return enrolled
 
     def fold(self) -> None:
         """Take what was written into the changelog, in short slices of the write lock."""
+        self._guard()
         while True:
             with self._database.read() as connection:
-                schema.require_enrolled(connection)
                 if not changelog.unfolded(connection):
                     return
             with self._database.write() as connection:
@@ -115,6 +128,7 @@ class Replica:
 
     def origin(self) -> bytes:
         """Return the identity under which this replica's changes are born."""
+        self._guard()
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             return _origin(connection)
@@ -158,16 +172,21 @@ class Replica:
         since: what that host has merged. after: the position up to which it has merged this
         replica's changelog.
         """
+        if self._guard(since):
+            after = 0  # it counted in the changelog of the origin that is no more
         with self._folded() as connection:
+            mine = changelog.vector(connection)
             header = Header(
                 origin=_origin(connection),
                 node=self.config.node,
                 created_ms=self.wall_ms(),
-                vector=dict(changelog.vector(connection)),
+                vector=dict(mine),
                 since=dict(since),
                 after=after,
             )
-            return header, changelog.frame_after(connection, after, since)
+            frame = changelog.frame_after(connection, after, since)
+        self._note_sending(mine[header.origin])
+        return header, frame
 
     def frames_since(self, since: Vector) -> tuple[Header, Iterator[Frame]]:
         """Return all frames of what the holder of a vector lacks, each read as it is asked for."""
@@ -191,6 +210,7 @@ class Replica:
             schema.require_enrolled(connection)
             if _says_nothing_new(connection, header, frame):
                 return Counts()
+        self._guard(Vector(header.vector))
         self.fold()
         with self._database.write() as connection:
             _fold_rest(connection)
@@ -271,12 +291,38 @@ class Replica:
                 held=connection.value("SELECT count(*) FROM syncd_held"),
                 conflicts=connection.value("SELECT count(*) FROM syncd_conflict"),
                 vector=mine,
+                renewed_ms=connection.value("SELECT renewed_ms FROM syncd_replica"),
+                renewed_why=connection.value("SELECT renewed_why FROM syncd_replica"),
                 peers=tuple(_peer_state(connection, mine, peer.name) for peer in self.config.peers),
             )
 
     def close(self) -> None:
         """Close this thread's connection."""
         self._database.close()
+
+    def _guard(self, claimed: Vector | None = None) -> bool:
+        """Take a new origin if this file cannot be the one that wrote under its present one.
+
+        claimed: what a peer says it has. Returns whether it had to.
+        """
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            seen = (claimed or Vector())[_origin(connection)]
+            if self._identity.doubt(connection, seen) is None:
+                return False
+        with self._database.write() as connection:
+            seen = (claimed or Vector())[_origin(connection)]
+            reason = self._identity.doubt(connection, seen)
+            if reason is not None:
+                self._identity.renew(connection, reason, self.wall_ms())
+        self._identity.settle()
+        return True
+
+    def _note_sending(self, seq: int) -> None:
+        if self._identity.must_note(seq):
+            with self._database.write() as connection:
+                self._identity.note_sending(connection, seq)
+            self._identity.settle()
 
     def _release(self, connection: Connection) -> None:
         merge.release(connection, now_ms=self.wall_ms(), drift_ms=self.config.sync.max_clock_drift)

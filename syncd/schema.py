@@ -33,7 +33,10 @@ CREATE TABLE syncd_origin (            -- every incarnation ever heard of; `seq`
 CREATE TABLE syncd_replica (           -- one row: this file as a replica
     format INTEGER NOT NULL,
     origin INTEGER NOT NULL REFERENCES syncd_origin(ordinal),
-    position INTEGER NOT NULL          -- the highest position given to an entry
+    position INTEGER NOT NULL,         -- the highest position given to an entry
+    token BLOB,                        -- shared with the sidecar file, see `identity`
+    renewed_ms INTEGER,                -- when and why this file last took a new origin
+    renewed_why TEXT
 );
 CREATE TABLE syncd_table (
     id INTEGER PRIMARY KEY,
@@ -214,7 +217,9 @@ def create_bookkeeping(connection: Connection, origin: bytes, node: str) -> None
         if statement.strip():
             connection.run(statement)
     connection.run("INSERT INTO syncd_origin (ordinal, id, node) VALUES (1, ?, ?)", (origin, node))
-    connection.run("INSERT INTO syncd_replica VALUES (?, 1, 0)", (FORMAT,))
+    connection.run(
+        "INSERT INTO syncd_replica (format, origin, position) VALUES (?, 1, 0)", (FORMAT,)
+    )
 
 
 def create_table(connection: Connection, table: Table) -> None:

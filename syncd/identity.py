@@ -1,0 +1,130 @@
+"""Identity: a copied or restored file must not become two replicas under one origin.
+
+A sidecar file beside the database (`<database>-syncd`) remembers which file it belongs to: the
+host's name, the file's inode, and a token that the database holds too and that changes whenever
+changes of this origin are about to be sent. A copy has no sidecar or another inode; a restored
+backup has an older token; and a peer that knows a higher seq of our origin than we do proves a
+restore by itself. In all cases the replica takes a new origin before anything more is sent under
+the old one, keeps its data, and pulls back what its former self had sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncd.database import Connection, Database
+
+log = logging.getLogger(__name__)
+
+TOKEN_BYTES = 16
+
+
+def sidecar_of(database: Path) -> Path:
+    """Return the path of a database's sidecar file."""
+    return database.with_name(database.name + "-syncd")
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What the sidecar remembers. former: the token before, until the change is certain."""
+
+    node: str
+    inode: int
+    token: bytes
+    former: bytes | None
+    sent: int
+
+
+class Identity:
+    """Watches over the origin of one database."""
+
+    def __init__(self, database: Path, node: str, new_origin: Callable[[], bytes]) -> None:
+        self._path = database
+        self._node = node
+        self._new_origin = new_origin
+        self._sidecar = Database(sidecar_of(database), create=True)
+        self._ready = False
+
+    def doubt(self, connection: Connection, seen_seq: int = 0) -> str | None:
+        """Return why the file may not go on under its origin, or None.
+
+        seen_seq: the highest seq of this origin that a peer claims to have.
+        """
+        own = connection.value("SELECT max(seq) FROM syncd_journal")
+        if seen_seq > own:
+            return f"a peer has change {seen_seq} of this origin, this file ends at {own}"
+        memory = self._memory()
+        if memory is None:
+            return "the file came without its sidecar, as a copy does"
+        if memory.node != self._node:
+            return f"the host was called {memory.node} and is called {self._node} now"
+        if memory.inode != self._path.stat().st_ino:
+            return "it is another file than the one its sidecar was made for"
+        token = connection.value("SELECT token FROM syncd_replica")
+        if token not in (memory.token, memory.former) or own < memory.sent:
+            return "it is older than what its sidecar remembers, as a restored backup is"
+        return None
+
+    def renew(self, connection: Connection, reason: str, now_ms: int) -> None:
+        """Take a new origin. The transaction must be a write, and nothing folded in it yet."""
+        origin = self._new_origin()
+        connection.run(
+            "INSERT INTO syncd_origin (id, node, seq)"
+            " SELECT ?, ?, seq FROM syncd_origin"
+            " WHERE ordinal = (SELECT origin FROM syncd_replica)",
+            (origin, self._node),
+        )
+        connection.run(
+            "UPDATE syncd_replica SET renewed_ms = ?, renewed_why = ?,"
+            " origin = (SELECT ordinal FROM syncd_origin WHERE id = ?)",
+            (now_ms, reason, origin),
+        )
+        log.warning("%s: new origin %s: %s", self._path, origin.hex(), reason)
+        self._remember(connection, sent=0)
+
+    def note_sending(self, connection: Connection, seq: int) -> None:
+        """Remember that changes up to a seq are about to be sent, in a write transaction."""
+        self._remember(connection, sent=seq)
+
+    def must_note(self, seq: int) -> bool:
+        """Say whether sending up to a seq has to be remembered first."""
+        memory = self._memory()
+        return memory is None or seq > memory.sent or memory.former is not None
+
+    def settle(self) -> None:
+        """Forget the former token, once the database has committed the new one."""
+        with self._sidecar.write() as sidecar:
+            sidecar.run("UPDATE memory SET former = NULL")
+
+    def _remember(self, connection: Connection, sent: int) -> None:
+        former = connection.value("SELECT token FROM syncd_replica")
+        token = secrets.token_bytes(TOKEN_BYTES)
+        connection.run("UPDATE syncd_replica SET token = ?", (token,))
+        self._prepare()
+        with self._sidecar.write() as sidecar:
+            sidecar.run("DELETE FROM memory")
+            sidecar.run(
+                "INSERT INTO memory VALUES (?, ?, ?, ?, ?)",
+                (self._node, self._path.stat().st_ino, token, former, sent),
+            )
+
+    def _memory(self) -> _Memory | None:
+        self._prepare()
+        with self._sidecar.read() as sidecar:
+            found = sidecar.row("SELECT node, inode, token, former, sent FROM memory")
+        return _Memory(*found) if found else None
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        self._sidecar.make_wal()
+        with self._sidecar.write() as sidecar:
+            sidecar.run(
+                "CREATE TABLE IF NOT EXISTS memory"
+                " (node TEXT, inode INTEGER, token BLOB, former BLOB, sent INTEGER)"
+            )
+        self._ready = True

@@ -1,0 +1,235 @@
+"""A copied or restored file takes a new origin, and nothing is lost or skipped by it."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from syncd.config import Config
+from syncd.identity import sidecar_of
+from syncd.replica import Replica
+
+DDL = "CREATE TABLE licences (device_id TEXT PRIMARY KEY NOT NULL, status TEXT)"
+
+
+def open_replica(path: Path, node: str) -> Replica:
+    """Open a file as a replica, as a process that starts does."""
+    config = Config.model_validate(
+        {
+            "node": node,
+            "database": path,
+            "tables": {"licences": {}},
+            "sync": {"keys": [{"id": "k1", "secret": "x" * 40}]},
+        }
+    )
+    return Replica(config)
+
+
+def create(path: Path, node: str) -> Replica:
+    """Make a new host's file."""
+    write(path, DDL)
+    replica = open_replica(path, node)
+    replica.enrol()
+    return replica
+
+
+def write(path: Path, *statements: str) -> None:
+    """Write as any program would."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+def add(path: Path, *names: str) -> None:
+    """Insert licences."""
+    write(path, *(f"INSERT INTO licences VALUES ('{name}', 'active')" for name in names))
+
+
+def names(path: Path) -> set[str]:
+    """Return the licences that show."""
+    connection = sqlite3.connect(path)
+    found = {name for (name,) in connection.execute("SELECT device_id FROM licences")}
+    connection.close()
+    return found
+
+
+def pull(receiver: Replica, sender: Replica) -> None:
+    """Pull everything the sender has."""
+    while True:
+        after = receiver.cursor(sender.origin())
+        header, frame = sender.changes_since(receiver.vector(), after)
+        receiver.merge(header, frame)
+        if frame.claim is not None:
+            return
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a database file as `sqlite3 .backup` would."""
+    connection = sqlite3.connect(source)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    shutil.copyfile(source, target)
+
+
+def restore(backup: Path, path: Path) -> None:
+    """Put a backup in place of a database file, its write-ahead log being of no use any more."""
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    shutil.copyfile(backup, path)
+
+
+def test_a_restored_backup_skips_no_change(tmp_path: Path) -> None:
+    """Hazard 1: A is restored and gives seqs out again; B, which has the old ones, skips none."""
+    path, backup = tmp_path / "a.db", tmp_path / "backup.db"
+    a, b = create(path, "a"), create(tmp_path / "b.db", "b")
+    add(path, "one")
+    pull(b, a)
+    copy(path, backup)
+    add(path, "lost-1", "lost-2")
+    pull(b, a)
+    before = a.origin()
+    a.close()
+    restore(backup, path)
+
+    a = open_replica(path, "a")
+    add(path, "new-1", "new-2", "new-3")
+    pull(b, a)
+    pull(a, b)
+
+    assert a.origin() != before
+    assert "restored" in str(a.status().renewed_why)
+    everything = {"one", "lost-1", "lost-2", "new-1", "new-2", "new-3"}
+    assert names(path) == names(tmp_path / "b.db") == everything
+
+
+def test_a_restore_that_grew_past_its_former_self_is_noticed(tmp_path: Path) -> None:
+    """More writes than were lost do not hide a restore: the token tells, not the count."""
+    path, backup = tmp_path / "a.db", tmp_path / "backup.db"
+    a, b = create(path, "a"), create(tmp_path / "b.db", "b")
+    copy(path, backup)
+    add(path, "lost")
+    pull(b, a)
+    a.close()
+    restore(backup, path)
+    add(path, *(f"new-{n}" for n in range(10)))
+
+    a = open_replica(path, "a")
+    pull(b, a)
+    pull(a, b)
+
+    assert names(path) == names(tmp_path / "b.db") == {"lost", *(f"new-{n}" for n in range(10))}
+
+
+def test_a_restore_with_its_sidecar_is_noticed_by_what_peers_have(tmp_path: Path) -> None:
+    """A whole folder restored in place agrees with itself; a peer that has more gives it away."""
+    folder, backup = tmp_path / "data", tmp_path / "backup"
+    folder.mkdir()
+    path = folder / "a.db"
+    a, b = create(path, "a"), create(tmp_path / "b.db", "b")
+    pull(b, a)
+    a.close()
+    shutil.copytree(folder, backup)
+    add(path, "lost-1", "lost-2")
+    a = open_replica(path, "a")
+    pull(b, a)
+    a.close()
+    for file in folder.iterdir():  # in place: the inodes stay
+        file.write_bytes(
+            (backup / file.name).read_bytes() if (backup / file.name).exists() else b""
+        )
+
+    a = open_replica(path, "a")
+    add(path, "new")
+    pull(b, a)
+    pull(a, b)
+
+    assert names(path) == names(tmp_path / "b.db") == {"lost-1", "lost-2", "new"}
+
+
+@pytest.mark.parametrize("with_sidecar", [False, True])
+def test_a_copied_file_becomes_a_replica_of_its_own(tmp_path: Path, with_sidecar: bool) -> None:
+    """Copying the file to start the next host makes two origins of one, with or without sidecar."""
+    path, copied = tmp_path / "a.db", tmp_path / "b.db"
+    a = create(path, "a")
+    add(path, "shared")
+    a.fold()
+    copy(path, copied)
+    if with_sidecar:
+        copy(sidecar_of(path), sidecar_of(copied))
+    b = open_replica(copied, "b")
+    add(path, "of-a")
+    add(copied, "of-b")
+    pull(a, b)
+    pull(b, a)
+
+    assert a.origin() != b.origin()
+    assert a.status().renewed_why is None
+    assert b.status().renewed_why is not None
+    assert names(path) == names(copied) == {"shared", "of-a", "of-b"}
+
+
+def test_a_copy_under_the_same_name_is_told_apart_by_its_file(tmp_path: Path) -> None:
+    """Two machines that run copies of one folder under one host name do not share an origin."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    a = create(first / "a.db", "a")
+    add(first / "a.db", "shared")
+    a.fold()
+    a.close()
+    shutil.copytree(first, second)
+    a, twin = open_replica(first / "a.db", "a"), open_replica(second / "a.db", "a")
+    add(first / "a.db", "of-first")
+    add(second / "a.db", "of-second")
+    pull(a, twin)
+    pull(twin, a)
+
+    assert a.origin() != twin.origin()
+    assert names(first / "a.db") == names(second / "a.db") == {"shared", "of-first", "of-second"}
+
+
+def test_a_renamed_host_loses_nothing(tmp_path: Path) -> None:
+    """Another name is another origin; what was written before and after arrives all the same."""
+    path = tmp_path / "a.db"
+    a, b = create(path, "a"), create(tmp_path / "b.db", "b")
+    add(path, "before")
+    pull(b, a)
+    add(path, "unsent")
+    a.close()
+    renamed = open_replica(path, "anew")
+    add(path, "after")
+    pull(b, renamed)
+
+    assert names(tmp_path / "b.db") == {"before", "unsent", "after"}
+    assert "called" in str(renamed.status().renewed_why)
+
+
+def test_an_emptied_disk_starts_over_and_gets_everything_back(tmp_path: Path) -> None:
+    """A free host whose disk is wiped is a new replica, filled by its peers, its own writes too."""
+    path = tmp_path / "a.db"
+    a, b = create(path, "a"), create(tmp_path / "b.db", "b")
+    add(path, "mine")
+    pull(b, a)
+    a.close()
+    for file in tmp_path.glob("a.db*"):
+        file.unlink()
+    a = create(path, "a")
+    pull(a, b)
+    assert names(path) == {"mine"}
+
+
+def test_a_restart_is_no_reason_for_a_new_origin(tmp_path: Path) -> None:
+    """Identity survives restarts, vacuum and a crash between any two steps of remembering."""
+    path = tmp_path / "a.db"
+    a, b = create(path, "a"), create(tmp_path / "b.db", "b")
+    for n in range(3):
+        add(path, f"n{n}")
+        pull(b, a)
+        write(path, "VACUUM")
+        a.close()
+        a = open_replica(path, "a")
+    assert a.status().renewed_why is None
+    assert names(tmp_path / "b.db") == {"n0", "n1", "n2"}
