@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 
 from syncd.clock import COUNTER_BITS
 from syncd.database import Connection, quoted
-from syncd.introspection import Unique
+from syncd.introspection import Definition, Term, Unique
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
 
 SUSPECT = 0
@@ -25,8 +25,9 @@ _WALL = f"CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) << {COUNTER
 _CLOCK = f"max((SELECT hlc FROM syncd_journal ORDER BY seq DESC LIMIT 1) + 1, {_WALL})"
 
 
-def triggers(table: Table, uniques: tuple[Unique, ...]) -> dict[str, str]:
+def triggers(table: Table, definition: Definition) -> dict[str, str]:
     """Return the triggers of a table: name to SQL."""
+    uniques, rowid = definition.uniques, definition.rowid
     insert_mask = ALIVE_BIT | table.columns_mask
     same_key = " AND ".join(f"{_old(c.name)} IS {_new(c.name)}" for c in table.key)
     bodies = {
@@ -48,10 +49,9 @@ def triggers(table: Table, uniques: tuple[Unique, ...]) -> dict[str, str]:
             _append(table, "NEW", mask),
         )
     if uniques:
-        displaced = " ".join(_suspects(table, unique) for unique in uniques)
+        displaced = " ".join(_suspects(table, rowid, unique) for unique in uniques)
         bodies["displace_insert"] = ("BEFORE INSERT", None, displaced)
-        names = sorted(set().union(*(unique.names for unique in uniques)))
-        moved = " OR ".join(f"{_old(name)} IS NOT {_new(name)}" for name in names)
+        moved = " OR ".join(_moves(table, rowid, unique) for unique in uniques)
         bodies["displace_update"] = ("BEFORE UPDATE", moved, displaced)
     return {
         f"syncd_{event}_{table.name}": (
@@ -63,9 +63,9 @@ def triggers(table: Table, uniques: tuple[Unique, ...]) -> dict[str, str]:
     }
 
 
-def install(connection: Connection, table: Table, uniques: tuple[Unique, ...]) -> bool:
+def install(connection: Connection, table: Table, definition: Definition) -> bool:
     """Bring a table's triggers up to date; say whether anything had to change."""
-    wanted = triggers(table, uniques)
+    wanted = triggers(table, definition)
     present = _present(connection, table)
     if present == wanted:
         return False
@@ -147,22 +147,44 @@ def _append(table: Table, row: str, mask: int | str) -> str:
     )
 
 
-def _suspects(table: Table, unique: Unique) -> str:
+def _suspects(table: Table, rowid: str | None, unique: Unique) -> str:
     """Journal the rows that hold a value the new row wants.
 
     An INSERT OR REPLACE that displaces them fires no delete trigger unless recursive_triggers is on
     (sqlite.org/lang_conflict.html). Whether they are really gone is the fold's to find out.
     """
     same = " AND ".join(
-        f"t.{quoted(name)} = {_new(name)} COLLATE {quoted(collation)}"
-        for name, collation in unique.columns
+        f"{term.sql} = {_of_row('NEW', table, rowid, term)} COLLATE {quoted(term.collation)}"
+        for term in unique.terms
     )
-    own = " AND ".join(f"t.{quoted(c.name)} IS {_new(c.name)}" for c in table.key)
+    if unique.predicate is not None:
+        same += f" AND ({unique.predicate})"
+    own = " AND ".join(f"{quoted(c.name)} IS {_new(c.name)}" for c in table.key)
+    keys = ", ".join(quoted(column.name) for column in table.key)
     return (
         f"INSERT INTO syncd_journal (hlc, tbl, mask, {', '.join(table.key_cells)})"
-        f" SELECT {_CLOCK}, {table.id}, {SUSPECT}, {table.user_key('t')}"
-        f" FROM {table.sql} AS t WHERE {same} AND NOT ({own});"
+        f" SELECT {_CLOCK}, {table.id}, {SUSPECT}, {keys}"
+        f" FROM {table.sql} WHERE {same} AND NOT ({own});"
     )
+
+
+def _moves(table: Table, rowid: str | None, unique: Unique) -> str:
+    """Return the condition that an update changes what must be unique."""
+    old, new = (
+        [_of_row(row, table, rowid, term) for term in unique.terms] for row in ("OLD", "NEW")
+    )
+    return " OR ".join(f"{a} IS NOT {b}" for a, b in zip(old, new, strict=True))
+
+
+def _of_row(row: str, table: Table, rowid: str | None, term: Term) -> str:
+    """Return a term's value for the trigger's OLD or NEW row."""
+    if term.column is not None:
+        return f"{row}.{quoted(term.column)}"
+    names = [quoted(column.name) for column in table.key]
+    names += [quoted(column.name) for column in table.columns]
+    if rowid is not None:
+        names.append(quoted(rowid))
+    return f"(SELECT {term.sql} FROM (SELECT {', '.join(f'{row}.{n} AS {n}' for n in names)}))"
 
 
 def _differs(name: str, affinity: str) -> str:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,18 @@ class Connection:
         finally:
             self.raw.set_authorizer(None)
         return writes
+
+    def attempt(self, work: Callable[[], object]) -> bool:
+        """Do some work; say False, and undo it alone, if it breaks a constraint."""
+        self.raw.execute("SAVEPOINT attempt")
+        try:
+            work()
+        except sqlite3.IntegrityError:
+            self.raw.execute("ROLLBACK TO attempt")
+            return False
+        finally:
+            self.raw.execute("RELEASE attempt")
+        return True
 
     def many(self, sql: str, rows: Any) -> None:
         """Execute one statement for every row of values."""

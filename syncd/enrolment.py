@@ -91,7 +91,20 @@ def _definitions(
             definitions.append(found)
         else:
             problems.extend(found)
+    problems += _references_to_rowids({d.name: d for d in definitions})
     return definitions, problems
+
+
+def _references_to_rowids(definitions: Mapping[str, Definition]) -> list[str]:
+    return [
+        f"tables.{definition.name}: ({', '.join(reference.columns)}) refers to"
+        f" {reference.parent}({', '.join(reference.parent_columns)}), a number that every host"
+        f" mints for itself; refer to the key of {reference.parent} instead"
+        for definition in definitions.values()
+        for reference in definition.foreign_keys
+        if reference.parent in definitions
+        and definitions[reference.parent].rowid in reference.parent_columns
+    ]
 
 
 def _enrol_one(connection: Connection, definition: Definition, known: Table | None) -> Enrolled:
@@ -107,7 +120,7 @@ def _enrol_one(connection: Connection, definition: Definition, known: Table | No
         )
     rows = _add_columns(connection, definition, known, added)
     table = load_tables(connection)[definition.name]
-    refreshed = capture.install(connection, table, definition.uniques)
+    refreshed = capture.install(connection, table, definition)
     state = "changed" if added or dropped or refreshed else "unchanged"
     return Enrolled(definition.name, state, rows, added, dropped)
 
@@ -118,10 +131,11 @@ def _enrol_new(connection: Connection, definition: Definition) -> Enrolled:
         definition.name,
         definition.key,
         tuple(Column(n, *column) for n, column in enumerate(definition.columns)),
+        definition.rowid,
     )
     create_table(connection, table)
     rows = _stamp_lowest(connection, table, ALIVE_BIT | table.columns_mask, "true")
-    capture.install(connection, table, definition.uniques)
+    capture.install(connection, table, definition)
     return Enrolled(definition.name, "new", rows)
 
 
@@ -159,7 +173,9 @@ def _stamp_lowest(connection: Connection, table: Table, mask: int, condition: st
         f" FROM {table.sql} AS u WHERE {filled} AND ({condition})) AS t",
         (base, mask),
     )
-    connection.run("UPDATE syncd_replica SET position = position + ?", (rows,))
+    connection.run(
+        "UPDATE syncd_replica SET position = position + ?1, settled = settled + ?1", (rows,)
+    )
     connection.run("UPDATE syncd_journal SET seq = seq + ? WHERE seq = ?", (rows, base))
     connection.run(
         "UPDATE syncd_origin SET seq = seq + ? WHERE ordinal = (SELECT origin FROM syncd_replica)",

@@ -6,6 +6,8 @@ says why it cannot be enrolled. Nothing is written here.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,38 +16,61 @@ from syncd.schema import COLUMNS_MAX, KeyColumn
 
 
 @dataclass(frozen=True)
-class Unique:
-    """A set of columns that SQLite keeps unique, each with its collation.
+class Term:
+    """A part of what must be unique: an expression over a row's columns, and how it compares.
 
-    partial: only among the rows that a WHERE selects.
+    column: the column's name where the expression is no more than that.
     """
 
-    columns: tuple[tuple[str, str], ...]
-    partial: bool = False
+    sql: str
+    collation: str
+    column: str | None
+
+
+@dataclass(frozen=True)
+class Unique:
+    """Terms that SQLite keeps unique together, among the rows that a predicate selects."""
+
+    terms: tuple[Term, ...]
+    predicate: str | None = None
 
     @property
-    def names(self) -> frozenset[str]:
-        """The columns' names."""
-        return frozenset(name for name, _ in self.columns)
+    def columns(self) -> frozenset[str] | None:
+        """The columns it is over, or None if that takes more than names to say."""
+        names = frozenset(term.column for term in self.terms if term.column is not None)
+        is_plain = self.predicate is None and all(term.column for term in self.terms)
+        return names if is_plain else None
 
     def identifies(self, key: Sequence[str]) -> bool:
         """Say whether it makes exactly these columns a key that is the same on every host."""
-        exact = all(collation == "BINARY" for _, collation in self.columns)
-        return exact and not self.partial and self.names == frozenset(key)
+        exact = all(term.collation == "BINARY" for term in self.terms)
+        return exact and self.columns == frozenset(key)
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A reference: columns here, and the parent's columns in the same order."""
+
+    columns: tuple[str, ...]
+    parent: str
+    parent_columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Definition:
     """A table of the user's as it stands.
 
-    columns: the synced ones outside the key: name, affinity, DEFAULT's SQL. uniques: what else must
-    be unique beside the sync key, the rowid alias included.
+    columns: the synced ones outside the key: name, affinity, DEFAULT's SQL. rowid: the column that
+    stands for the rowid and stays on this host. uniques: what must be unique beside the sync key,
+    the rowid included.
     """
 
     name: str
     key: tuple[KeyColumn, ...]
     columns: tuple[tuple[str, str, str], ...]
+    rowid: str | None
     uniques: tuple[Unique, ...]
+    foreign_keys: tuple[ForeignKey, ...]
 
 
 @dataclass(frozen=True)
@@ -84,20 +109,42 @@ def define(connection: Connection, name: str, key: Sequence[str] | None) -> Defi
     chosen, problems = _choose_key(connection, name, infos, key)
     if problems:
         return [f"{where}{problem}" for problem in problems]
-    rowid_alias = _rowid_alias(infos)
-    columns = tuple(
-        (info.name, info.affinity, info.preset)
-        for info in infos
-        if info.name not in chosen and not info.generated and info.name != rowid_alias
-    )
-    if len(columns) > COLUMNS_MAX:
-        return [f"{where}: {len(columns)} columns; at most {COLUMNS_MAX} can be synced"]
+    rowid = _rowid_alias(infos)
+    synced = [i for i in infos if i.name not in chosen and not i.generated and i.name != rowid]
+    if len(synced) > COLUMNS_MAX:
+        return [f"{where}: {len(synced)} columns; at most {COLUMNS_MAX} can be synced"]
     by_name = {info.name: info for info in infos}
     return Definition(
-        name,
-        tuple(KeyColumn(column, by_name[column].affinity) for column in chosen),
-        columns,
-        tuple(u for u in _uniques(connection, name, infos) if not u.identifies(chosen)),
+        name=name,
+        key=tuple(KeyColumn(column, by_name[column].affinity) for column in chosen),
+        columns=tuple((info.name, info.affinity, info.preset) for info in synced),
+        rowid=None if rowid in chosen else rowid,
+        uniques=tuple(u for u in _uniques(connection, name, infos) if not u.identifies(chosen)),
+        foreign_keys=_foreign_keys(connection, name),
+    )
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What an enrolled table demands of its rows, as it stands now."""
+
+    required: frozenset[str]
+    uniques: tuple[Unique, ...]
+    foreign_keys: tuple[ForeignKey, ...]
+
+
+def constraints(connection: Connection, name: str, key: Sequence[str]) -> Constraints:
+    """Return what a table demands beside its key; uniqueness of the rowid is not among it."""
+    infos = _infos(connection, name)
+    alias = _rowid_alias(infos)
+    return Constraints(
+        frozenset(i.name for i in infos if i.not_null and i.preset == "NULL"),
+        tuple(
+            unique
+            for unique in _uniques(connection, name, infos)
+            if not unique.identifies(key) and unique.columns != frozenset([alias])
+        ),
+        _foreign_keys(connection, name),
     )
 
 
@@ -143,9 +190,9 @@ def _choose_key(
         chosen, problems = tuple(key), _named_key(infos, key)
     if problems:
         return (), problems
-    uniques = [u for u in _uniques(connection, name, infos) if u.names == frozenset(chosen)]
+    uniques = [u for u in _uniques(connection, name, infos) if u.columns == frozenset(chosen)]
     if not any(unique.identifies(chosen) for unique in uniques):
-        if any(not unique.partial for unique in uniques):
+        if uniques:
             return (), [".key: only columns of BINARY collation can tell rows apart on every host"]
         listed = ", ".join(chosen)
         return (), [
@@ -205,14 +252,67 @@ def _uniques(connection: Connection, name: str, infos: list[_Info]) -> list[Uniq
     found = []
     alias = _rowid_alias(infos)
     if alias is not None:
-        found.append(Unique(((alias, "BINARY"),)))
-    for index, partial in connection.rows(
-        'SELECT name, partial FROM pragma_index_list(?) WHERE "unique"', (name,)
-    ):
+        found.append(Unique((Term(quoted(alias), "BINARY", alias),)))
+    indexes = connection.rows(
+        "SELECT l.name, s.sql FROM pragma_index_list(?) AS l"
+        ' LEFT JOIN sqlite_schema AS s ON s.name = l.name WHERE l."unique"',
+        (name,),
+    )
+    for index, sql in indexes:
+        expressions, predicate = _parse_index(sql) if sql else ([], None)
         columns = connection.rows(
-            "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (index,)
+            "SELECT seqno, name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (index,)
         )
-        # A column without a name is an expression: nothing to compare a key or a new row with.
-        if all(column is not None for column, _ in columns):
-            found.append(Unique(tuple(columns), bool(partial)))
+        terms = tuple(
+            Term(quoted(column) if column else f"({expressions[number]})", collation, column)
+            for number, column, collation in columns
+        )
+        found.append(Unique(terms, predicate))
     return found
+
+
+def _foreign_keys(connection: Connection, name: str) -> tuple[ForeignKey, ...]:
+    rows = connection.rows(
+        'SELECT id, "table", "from", "to" FROM pragma_foreign_key_list(?) ORDER BY id, seq', (name,)
+    )
+    found = []
+    for _, group in itertools.groupby(rows, key=lambda row: row[0]):
+        parts = list(group)
+        parent = parts[0][1]
+        named = [to for _, _, _, to in parts]
+        if named[0] is None:
+            named = [
+                column
+                for (column,) in connection.rows(
+                    "SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", (parent,)
+                )
+            ]
+        found.append(ForeignKey(tuple(column for _, _, column, _ in parts), parent, tuple(named)))
+    return tuple(found)
+
+
+# What may hide a parenthesis, a comma or a WHERE from us: strings, quoted names, comments.
+_OPAQUE = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/"""
+_TOKEN = re.compile(rf"({_OPAQUE})|([(),])|([^'\"`\[(),/-]+|.)", re.DOTALL)
+
+
+def _parse_index(sql: str) -> tuple[list[str], str | None]:
+    """Split CREATE INDEX into its terms, as SQL without collation and direction, and its WHERE."""
+    terms, text, depth, rest = [], "", 0, ""
+    is_listed = False
+    for match in _TOKEN.finditer(sql):
+        mark = match[2]
+        if is_listed:
+            rest += match[0]
+            continue
+        depth += {"(": 1, ")": -1}.get(mark or "", 0)
+        if (mark == "," and depth == 1) or (mark == ")" and depth == 0):
+            terms.append(text)
+            text, is_listed = "", depth == 0
+        elif depth > 1 or (depth == 1 and mark != "("):
+            text += match[0]
+    bare = [
+        re.sub(r"(?i)(\s+COLLATE\s+\S+)?(\s+(ASC|DESC))?\s*$", "", term).strip() for term in terms
+    ]
+    where = re.match(r"(?is)\s*WHERE\s(.*)", rest)
+    return bare, where[1].strip() if where else None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from syncd import bundle, capture, changelog, conflicts, held, show
+from syncd import bundle, capture, changelog, conflicts, held, settle
 from syncd.bundle import Frame, Header, Section
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection
@@ -101,10 +101,11 @@ def merge_sections(
         now_ms=now_ms,
     )
     counts = Counts()
-    touched = [tables[name] for name in {s.table for s in sections} & tables.keys()]
-    with capture.suspended(connection, touched):
-        for name, of_table in _by_table(sections).items():
+    by_table = _by_table(sections)
+    with capture.suspended(connection, settle.affected(connection, tables, by_table)):
+        for name, of_table in by_table.items():
             counts += scope.merge(tables.get(name), of_table)
+        settle.settle(connection, tables)
     changelog.advance_clock(connection, scope.hlc_seen)
     return counts
 
@@ -114,6 +115,19 @@ def release(connection: Connection, *, now_ms: int, drift_ms: int) -> Counts:
     due = held.due(connection, load_tables(connection), hlc_of_ms(now_ms + drift_ms))
     mine = changelog.vector(connection)
     return merge_sections(connection, due, mine, now_ms=now_ms, drift_ms=drift_ms, again=True)
+
+
+def take_journal(connection: Connection) -> int:
+    """Fold the oldest part of the journal; return how many entries remain.
+
+    Once none does, rows that were held back may show, because what stood in their way is gone.
+    """
+    remaining = changelog.fold(connection)
+    if not remaining:
+        tables = load_tables(connection)
+        with capture.suspended(connection, settle.affected(connection, tables)):
+            settle.settle(connection, tables)
+    return remaining
 
 
 def _by_table(sections: Sequence[Section]) -> dict[str, list[Section]]:
@@ -206,9 +220,9 @@ class _Scope:
             if section.existence == bundle.NO_EXISTENCE
             for name in section.columns
         }
-        with show.showing(self._connection, table, updated) as showing:
-            for section in mergeable:
-                counts += self._merge_into(table, section, showing)
+        showing = Showing(self._connection, table, updated)
+        for section in mergeable:
+            counts += self._merge_into(table, section, showing)
         return counts
 
     def _hold(self, section: Section | None, reason: str) -> Counts:

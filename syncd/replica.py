@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from syncd import changelog, enrolment, held, merge, schema
+from syncd import changelog, enrolment, held, merge, schema, settle
 from syncd.bundle import Frame, Header
 from syncd.clock import WallClock, hlc_of_ms, system_wall_ms
 from syncd.config import Config
@@ -107,7 +107,7 @@ class Replica:
                 if not changelog.unfolded(connection):
                     return
             with self._database.write() as connection:
-                changelog.fold(connection)
+                merge.take_journal(connection)
 
     def release(self) -> None:
         """Look again at changes that were held because their stamp was in the future."""
@@ -288,7 +288,7 @@ class Replica:
                     for table in schema.load_tables(connection).values()
                 },
                 journal=changelog.unfolded(connection),
-                held=connection.value("SELECT count(*) FROM syncd_held"),
+                held=_held(connection),
                 conflicts=connection.value("SELECT count(*) FROM syncd_conflict"),
                 vector=mine,
                 renewed_ms=connection.value("SELECT renewed_ms FROM syncd_replica"),
@@ -359,8 +359,8 @@ class Replica:
 
 
 def _fold_rest(connection: Connection) -> None:
-    while changelog.fold(connection):
-        pass
+    while changelog.unfolded(connection):
+        merge.take_journal(connection)
 
 
 def _origin(connection: Connection) -> bytes:
@@ -368,6 +368,13 @@ def _origin(connection: Connection) -> bytes:
         "SELECT o.id FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
     )
     return origin
+
+
+def _held(connection: Connection) -> int:
+    count: int = connection.value("SELECT count(*) FROM syncd_held")
+    for table in schema.load_tables(connection).values():
+        count += settle.hidden(connection, table)
+    return count
 
 
 def _cursor(connection: Connection, sender: bytes) -> int:

@@ -34,6 +34,7 @@ CREATE TABLE syncd_replica (           -- one row: this file as a replica
     format INTEGER NOT NULL,
     origin INTEGER NOT NULL REFERENCES syncd_origin(ordinal),
     position INTEGER NOT NULL,         -- the highest position given to an entry
+    settled INTEGER NOT NULL,          -- the position up to which it is decided what shows
     token BLOB,                        -- shared with the sidecar file, see `identity`
     renewed_ms INTEGER,                -- when and why this file last took a new origin
     renewed_why TEXT
@@ -41,7 +42,8 @@ CREATE TABLE syncd_replica (           -- one row: this file as a replica
 CREATE TABLE syncd_table (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
-    key TEXT NOT NULL                  -- JSON: [[name, affinity], ...]
+    key TEXT NOT NULL,                 -- JSON: [[name, affinity], ...]
+    rowid TEXT                         -- the column that stands for the rowid, if it is not the key
 );
 CREATE TABLE syncd_column (
     table_id INTEGER NOT NULL REFERENCES syncd_table(id),
@@ -143,6 +145,7 @@ class Table:
     name: str
     key: tuple[KeyColumn, ...]
     columns: tuple[Column, ...]
+    rowid: str | None = None
 
     @property
     def sql(self) -> str:
@@ -218,14 +221,17 @@ def create_bookkeeping(connection: Connection, origin: bytes, node: str) -> None
             connection.run(statement)
     connection.run("INSERT INTO syncd_origin (ordinal, id, node) VALUES (1, ?, ?)", (origin, node))
     connection.run(
-        "INSERT INTO syncd_replica (format, origin, position) VALUES (?, 1, 0)", (FORMAT,)
+        "INSERT INTO syncd_replica (format, origin, position, settled) VALUES (?, 1, 0, 0)",
+        (FORMAT,),
     )
 
 
 def create_table(connection: Connection, table: Table) -> None:
     """Create the changelog and the shadow of a table, and remember it."""
     key = json.dumps([[column.name, column.affinity] for column in table.key])
-    connection.run("INSERT INTO syncd_table VALUES (?, ?, ?)", (table.id, table.name, key))
+    connection.run(
+        "INSERT INTO syncd_table VALUES (?, ?, ?, ?)", (table.id, table.name, key, table.rowid)
+    )
     cells = ", ".join(table.key_cells)
     # The key is stored here and in the index, and nowhere else: it is the larger part of an entry.
     connection.run(
@@ -235,7 +241,8 @@ def create_table(connection: Connection, table: Table) -> None:
     index = quoted(f"syncd_position_{table.name}")
     connection.run(f"CREATE UNIQUE INDEX {index} ON {table.changes} (position)")
     connection.run(
-        f"CREATE TABLE {table.shadow} ({table.key_ddl()}, PRIMARY KEY ({cells})) WITHOUT ROWID"
+        f"CREATE TABLE {table.shadow} ({table.key_ddl()}, row INTEGER, PRIMARY KEY ({cells}))"
+        " WITHOUT ROWID"
     )
     widen(connection, "syncd_journal", len(table.key))
     for column in table.columns:
@@ -274,8 +281,9 @@ def load_tables(connection: Connection) -> dict[str, Table]:
             name,
             tuple(KeyColumn(*column) for column in json.loads(key)),
             tuple(columns.get(table_id, ())),
+            rowid,
         )
-        for table_id, name, key in connection.rows(
-            "SELECT id, name, key FROM syncd_table ORDER BY id"
+        for table_id, name, key, rowid in connection.rows(
+            "SELECT id, name, key, rowid FROM syncd_table ORDER BY id"
         )
     }
