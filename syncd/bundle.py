@@ -45,8 +45,7 @@ Seqs = dict[Origin, Seq]
 class Header(msgspec.Struct, frozen=True):
     """Who speaks, what it has, and from where the bundle continues.
 
-    vector: what the sender has merged. since and after: what the receiver must have for the claim
-    to hold, as a vector and as a position in the sender's changelog.
+    vector: what the sender has merged. since: what the receiver must have for the claim to hold.
     """
 
     origin: Origin
@@ -54,7 +53,6 @@ class Header(msgspec.Struct, frozen=True):
     created_ms: Int64
     vector: Seqs
     since: Seqs
-    after: Seq
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,14 +90,15 @@ class Section(msgspec.Struct, frozen=True):
 class Frame(msgspec.Struct, frozen=True):
     """A merge's unit: what is applied in one transaction.
 
-    origins and nodes: the incarnations that occur and their hosts' names. position: how far into
-    the sender's changelog this frame reaches. claim: what the receiver has merged once this frame
-    is in; None until the sender has nothing more.
+    origins and nodes: the incarnations that occur and their hosts' names. after and position: from
+    where to where in the sender's changelog this frame reaches. claim: what the receiver has merged
+    once this frame is in; None until the sender has nothing more.
     """
 
     origins: list[Origin]
     nodes: list[str]
     sections: list[Section]
+    after: Seq
     position: Seq
     claim: Seqs | None
 

@@ -267,6 +267,7 @@ def frame_after(
         origins=[names[ordinal][0] for ordinal in ordinals],
         nodes=[names[ordinal][1] for ordinal in ordinals],
         sections=[_renumbered(section, numbers) for section in sections],
+        after=position,
         position=cut,
         claim=dict(vector(connection)) if cut == top else None,
     )

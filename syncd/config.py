@@ -49,7 +49,7 @@ _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 def duration_ms(text: object) -> int:
     """Read a duration such as `5s`, `10m` or `90d`; return milliseconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", str(text).strip())
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", str(text).strip())
     if match is None:
         raise ValueError(
             f"{text!r} is not a duration; write a number and a unit, such as 5s, 10m or 90d"
@@ -172,9 +172,9 @@ def load_config(
             _override(tree, keys, variable, environ[variable].strip(), problems)
     try:
         config = Config.model_validate(tree)
-        problems += _contradictions(config)
     except ValidationError as error:
         problems += _explain(error)
+    problems += _contradictions(tree)
     if check is not None:
         problems += _of_application(tree, environ, check)
     if problems:
@@ -196,8 +196,10 @@ def _read(file: Path) -> dict[str, Any]:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError([f"{file}: there is no such file; name one with --config FILE"]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([f"{file}: cannot be read as YAML: {error}"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{file}: cannot be read: {error}"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{file}: cannot be read as YAML: {_mistake(error)}"]) from None
     if not isinstance(tree, dict):
         raise ConfigError([f"{file}: must be a mapping that starts with `node:`"])
     return tree
@@ -239,7 +241,14 @@ def _yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"cannot be read as YAML: {error}") from error
+        raise ValueError(f"cannot be read as YAML: {_mistake(error)}") from None
+
+
+def _mistake(error: yaml.YAMLError) -> str:
+    """Say what is wrong and where, without the text around it, which may be a secret."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{getattr(error, 'problem', None) or 'malformed'}{where}"
 
 
 _PARSERS = {"SYNC_PEERS": _peers, "SYNC_KEYS": _keys, "SYNC_TABLES": _yaml}
@@ -277,11 +286,18 @@ def _repeated(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
 
-def _contradictions(config: Config) -> list[str]:
-    names = [peer.name for peer in config.peers]
+def _contradictions(tree: dict[str, Any]) -> list[str]:
+    names = _all_of(tree.get("peers"), "name")
     problems = [f"peers: the name {name!r} is given twice" for name in _repeated(names)]
-    if config.node in names:
-        problems.append(f"peers: {config.node!r} is this host itself (node)")
-    ids = _repeated([key.id for key in config.sync.keys])
+    if tree.get("node") in names:
+        problems.append(f"peers: {tree['node']!r} is this host itself (node)")
+    sync = tree.get("sync")
+    ids = _repeated(_all_of(sync.get("keys") if isinstance(sync, dict) else None, "id"))
     problems += [f"sync.keys (SYNC_KEYS): the id {key!r} is given twice" for key in ids]
     return problems
+
+
+def _all_of(items: object, name: str) -> list[str]:
+    if not isinstance(items, list):
+        return []
+    return [str(item[name]) for item in items if isinstance(item, dict) and name in item]

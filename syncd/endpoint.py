@@ -32,6 +32,10 @@ from syncd.vector import Vector
 
 log = logging.getLogger(__name__)
 
+_PATH_SAFE = "/!$&'()*+,;=:@~"
+"""What stands in a path as it is (RFC 3986, section 3.3), so that we sign what the client
+signed."""
+
 _STATUS_OF: tuple[tuple[type[SyncError], int], ...] = (
     (BundleTooLarge, 413),
     (BundleGap, 409),
@@ -67,7 +71,7 @@ class _Server:
         query = request.query_string.decode("latin-1")
         signed = signing.Request(
             request.method,
-            f"http://host{quote(request.root_path + request.path)}"
+            f"http://host{quote(request.root_path + request.path, safe=_PATH_SAFE)}"
             + (f"?{query}" if query else ""),
             dict(request.headers.items()),
         )

@@ -63,6 +63,7 @@ def sync_now(replica: Replica, peer: str | None = None) -> list[Outcome]:
 
     Raises `ConfigError` for a name that is not configured; a round's own failure is an outcome.
     """
+    replica.origin()  # raises if there is nothing to sync yet
     peers = [p for p in replica.config.peers if peer in (None, p.name)]
     if peer is not None and not peers:
         names = ", ".join(p.name for p in replica.config.peers) or "none"

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10
 UNREACHABLE_TRIES = 3
+TRANSFER_WITHIN_S = 300
+"""How long the bytes of one answer may take, after the peer has begun to answer."""
 _WAKING = frozenset({429, 502, 503, 504})
 _READ_BYTES = 1 << 16
 
@@ -96,43 +98,41 @@ class PeerClient:
 
     def _call(self, path: str, body: bytes) -> bytes:
         """POST until there is an answer, as long as waiting may help."""
-        deadline = time.monotonic() + self._wake_within_s
+        tries = _Tries(time.monotonic() + self._wake_within_s)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(PeerUnreachable),
-            stop=lambda state: self._is_hopeless(state, deadline),
+            stop=tries.are_over,
             wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5, jitter=0.2),
             sleep=self._sleep,
             before_sleep=self._log_retry,
             reraise=True,
         )
-        return retrying(self._post, path, body)
-
-    def _is_hopeless(self, state: tenacity.RetryCallState, deadline: float) -> bool:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, PeerAsleep):
-            return time.monotonic() >= deadline
-        return state.attempt_number >= UNREACHABLE_TRIES
+        return retrying(lambda: self._post(path, body, tries.seconds_left()))
 
     def _log_retry(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         log.info("%s: %s; trying again", self.peer.name, error)
 
-    def _post(self, path: str, body: bytes) -> bytes:
+    def _post(self, path: str, body: bytes, patience_s: float) -> bytes:
+        deadline = time.monotonic() + patience_s + TRANSFER_WITHIN_S
         try:
             with self._session.post(
                 self.peer.url + path,
                 data=body,
                 headers={"Content-Type": wire.MEDIA_TYPE, "Accept-Encoding": "identity"},
                 auth=self._sign,
-                timeout=(CONNECT_TIMEOUT_S, self._wake_within_s),
+                timeout=(min(CONNECT_TIMEOUT_S, patience_s), patience_s),
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                content = self._read(response)
+                content = self._read(response, deadline)
                 return self._checked(response, content)
         except requests.Timeout as error:
             raise PeerAsleep(f"{self.peer.name} did not answer in time") from error
-        except requests.ConnectionError as error:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+            # A silence in mid-answer arrives as a ConnectionError around urllib3's own time-out.
+            if "Read timed out" in str(error):
+                raise PeerAsleep(f"{self.peer.name} stopped in mid-answer") from error
             raise PeerUnreachable(f"{self.peer.name} cannot be reached: {_cause(error)}") from error
         except requests.RequestException as error:
             raise PeerMisbehaved(f"{self.peer.name}: {error}") from error
@@ -142,10 +142,12 @@ class PeerClient:
         self._keyring.sign_request(request, request.body)
         return request
 
-    def _read(self, response: requests.Response) -> bytes:
+    def _read(self, response: requests.Response, deadline: float) -> bytes:
         parts, size = [], 0
         for part in response.iter_content(_READ_BYTES):
             size += len(part)
+            if time.monotonic() > deadline:
+                raise PeerMisbehaved(f"{self.peer.name} answers too slowly to be waited for")
             if size > wire.BODY_BYTES_MAX:
                 raise PeerMisbehaved(f"{self.peer.name} sent more than {wire.BODY_BYTES_MAX} bytes")
             parts.append(part)
@@ -185,6 +187,25 @@ class PeerClient:
         except BundleError as error:
             return PeerMisbehaved(f"{self.peer.name} sent an unreadable refusal: {error}")
         return PeerRefused(f"{self.peer.name} could not: {answer.message} ({answer.code})")
+
+
+class _Tries:
+    """When to give up: a peer that refuses, after a few tries in a row; a sleeping one, in time."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._refused = 0
+
+    def are_over(self, state: tenacity.RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, PeerAsleep):
+            self._refused = 0
+            return time.monotonic() >= self._deadline
+        self._refused += 1
+        return self._refused >= UNREACHABLE_TRIES
+
+    def seconds_left(self) -> float:
+        return max(1.0, self._deadline - time.monotonic())
 
 
 def _cause(error: BaseException) -> str:

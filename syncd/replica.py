@@ -182,7 +182,6 @@ class Replica:
                 created_ms=self.wall_ms(),
                 vector=dict(mine),
                 since=dict(since),
-                after=after,
             )
             frame = changelog.frame_after(connection, after, since)
         self._note_sending(mine[header.origin])
@@ -208,13 +207,15 @@ class Replica:
         """
         with self._database.read() as connection:
             schema.require_enrolled(connection)
-            if _says_nothing_new(connection, header, frame):
-                return Counts()
+            is_idle = _says_nothing_new(connection, header, frame)
+        if is_idle:
+            self.release()
+            return Counts()
         self._guard(Vector(header.vector))
         self.fold()
         with self._database.write() as connection:
             _fold_rest(connection)
-            self._refuse_gap(connection, header)
+            self._refuse_gap(connection, header, frame)
             return merge.merge_frame(
                 connection,
                 header,
@@ -243,6 +244,11 @@ class Replica:
     def record_success(self, peer: str, header: Header, *, attempt_ms: int, offset_ms: int) -> None:
         """Remember a round that brought everything the peer had."""
         with self._database.write() as connection:
+            # A peer without a change of its own has not been heard of by any.
+            connection.run(
+                "INSERT OR IGNORE INTO syncd_origin (id, node) VALUES (?, ?)",
+                (header.origin, header.node),
+            )
             connection.run(
                 "INSERT INTO syncd_peer (name, origin, attempt_ms, success_ms, offset_ms)"
                 " SELECT :name, ordinal, :attempt, :success, :offset FROM syncd_origin"
@@ -343,9 +349,9 @@ class Replica:
             _fold_rest(connection)
             yield connection
 
-    def _refuse_gap(self, connection: Connection, header: Header) -> None:
+    def _refuse_gap(self, connection: Connection, header: Header, frame: Frame) -> None:
         mine = changelog.vector(connection)
-        if mine.covers(header.since) and header.after <= _cursor(connection, header.origin):
+        if mine.covers(header.since) and frame.after <= _cursor(connection, header.origin):
             return
         missing = ", ".join(
             f"{_node_of(connection, origin)} from {mine[origin] + 1} to {seq}"

@@ -136,20 +136,15 @@ class Showing:
             f"DELETE FROM {table.shadow} AS h WHERE ({cells}) IN ({dead})"
             f" AND NOT {owned(table, 'h')} & {table.columns_mask}"
         )
-        self._reset()
-
-    def _reset(self) -> None:
-        """Return columns to their default where a death took their value but a later birth stands.
-
-        It can only happen to a column that the host of that birth did not know.
-        """
-        table = self._table
-        for column in table.columns:
-            self._connection.run(
-                f"UPDATE {table.sql} AS t SET {quoted(column.name)} = {column.preset}"
-                f" FROM temp.syncd_staged AS s WHERE {table.on_user('t', 's')}"
-                f" AND s.mask & {DEAD_BIT} AND NOT {owned(table, 's')} & {column.bit}"
-            )
+        # A column that the host of a later birth did not know may lose its value to the death; the
+        # row is put together again once all sections are in.
+        hide(
+            self._connection,
+            table,
+            f"SELECT {table.cells('c')} FROM temp.syncd_contest AS c WHERE NOT c.stands"
+            f" AND c.staged_mask & {DEAD_BIT} AND c.mask & {table.columns_mask}"
+            f" AND {owned(table, 'c')} & {ALIVE_BIT}",
+        )
 
 
 def _mask(columns: Sequence[Column]) -> int:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
     *("errors", "clock", "vector", "bundle", "config", "signing", "wire"),
     *("database", "schema", "introspection", "capture", "held", "changelog", "enrolment"),
-    *("conflicts", "show", "merge", "identity", "nonces"),
+    *("conflicts", "settle", "show", "merge", "identity", "nonces"),
     *("bundlefile", "inspection", "replica"),
     *("endpoint", "peer"),
     *("exchange", "report", "daemon", "supervisor", "cli"),
