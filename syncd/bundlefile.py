@@ -96,8 +96,10 @@ def opened(path: Path, keyring: Keyring | None) -> Iterator[Reader]:
 
 def _check(stream: IO[bytes], keyring: Keyring | None) -> None:
     hashing = _Hashing(stream)
-    for _ in Reader(cast(BinaryIO, hashing)).packed_frames():
-        pass
+    for packed in Reader(cast(BinaryIO, hashing)).packed_frames():
+        if keyring is None:
+            # Nothing else would find a broken frame before the ones in front of it are merged.
+            bundle.decompress(packed)
     sha256 = hashing.sha256.digest()
     trailer = stream.read(_TRAILER_BYTES_MAX)
     if keyring is None:

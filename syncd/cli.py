@@ -214,11 +214,17 @@ def import_(this: _Session, file: Path, unsigned: bool, as_json: bool) -> None:
     keyring = None if unsigned else this.keyring
     with (
         bundlefile.opened(file, keyring) as reader,
-        click.progressbar(length=file.stat().st_size, label="importing", file=sys.stderr) as bar,
+        click.progressbar(
+            length=file.stat().st_size,
+            label="importing",
+            file=sys.stderr,
+            hidden=not sys.stderr.isatty(),
+        ) as bar,
     ):
         for frame in reader:
             counts += this.replica.merge(reader.header, frame)
             bar.update(reader.bytes_read - bar.pos)
+        bar.update(file.stat().st_size - bar.pos)  # the signature is behind the last frame
     result = dataclasses.asdict(counts)
     text = (
         f"{counts.applied} applied, {counts.older} ignored as older,"

@@ -167,9 +167,11 @@ def _stamp_lowest(connection: Connection, table: Table, mask: int, condition: st
     )
     rows = connection.run(
         f"INSERT INTO {table.changes}"
-        f" SELECT {table.user_key('t')}, position + n, origin, ? + n, {lowest}, ?"
-        " FROM syncd_replica CROSS JOIN ("
-        f"SELECT row_number() OVER (ORDER BY {table.user_key('u')}) AS n, {table.user_key('u')}"
+        f" SELECT {table.user_key('t')}, r.position + t.syncd_n, r.origin, ? + t.syncd_n,"
+        f" {lowest}, ?"
+        " FROM syncd_replica AS r CROSS JOIN ("
+        f"SELECT row_number() OVER (ORDER BY {table.user_key('u')}) AS syncd_n,"
+        f" {table.user_key('u')}"
         f" FROM {table.sql} AS u WHERE {filled} AND ({condition})) AS t",
         (base, mask),
     )

@@ -71,8 +71,9 @@ def merge_frame(
         " DO UPDATE SET position = max(position, excluded.position)",
         (sender, frame.position),
     )
+    _remember_told(connection, sender, Vector(header.vector))
     if frame.claim is not None:
-        _claim(connection, sender, Vector(frame.claim))
+        _claim(connection, Vector(frame.claim))
     return counts + release(connection, now_ms=now_ms, drift_ms=drift_ms)
 
 
@@ -156,20 +157,25 @@ def _by_ordinal(connection: Connection, vector: Vector) -> dict[int, int]:
     }
 
 
-def _claim(connection: Connection, sender: int, claim: Vector) -> None:
-    """Record that everything below a vector is merged, and that the sender has it."""
-    for origin in claim:
+def _remember_told(connection: Connection, sender: int, vector: Vector) -> None:
+    """Remember what a sender says it has."""
+    for origin in vector:
         _ordinal_known(connection, origin)
-    told = [(sender, ordinal, seq) for ordinal, seq in _by_ordinal(connection, claim).items()]
     connection.many(
         "INSERT INTO syncd_told VALUES (?, ?, ?) ON CONFLICT (sender, origin)"
         " DO UPDATE SET seq = excluded.seq WHERE seq <> excluded.seq",
-        told,
+        [(sender, ordinal, seq) for ordinal, seq in _by_ordinal(connection, vector).items()],
     )
+
+
+def _claim(connection: Connection, claim: Vector) -> None:
+    """Record that everything below a vector is merged."""
+    for origin in claim:
+        _ordinal_known(connection, origin)
     connection.many(
         "UPDATE syncd_origin SET seq = ?1 WHERE ordinal = ?2 AND seq < ?1"
         " AND ordinal <> (SELECT origin FROM syncd_replica)",
-        [(seq, ordinal) for _, ordinal, seq in told],
+        [(seq, ordinal) for ordinal, seq in _by_ordinal(connection, claim).items()],
     )
 
 

@@ -411,7 +411,7 @@ def _says_nothing_new(connection: Connection, header: Header, frame: Frame) -> b
         return False
     claim = frame.claim or {}
     told = _told(connection, header.origin)
-    return changelog.vector(connection).covers(claim) and told.covers(claim)
+    return changelog.vector(connection).covers(claim) and told.covers(header.vector)
 
 
 def _node_of(connection: Connection, origin: bytes) -> str:

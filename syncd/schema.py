@@ -241,9 +241,11 @@ def create_table(connection: Connection, table: Table) -> None:
     index = quoted(f"syncd_position_{table.name}")
     connection.run(f"CREATE UNIQUE INDEX {index} ON {table.changes} (position)")
     connection.run(
-        f"CREATE TABLE {table.shadow} ({table.key_ddl()}, row INTEGER, PRIMARY KEY ({cells}))"
-        " WITHOUT ROWID"
+        f"CREATE TABLE {table.shadow} ({table.key_ddl()}, alive INTEGER NOT NULL DEFAULT 0,"
+        f" row INTEGER, PRIMARY KEY ({cells})) WITHOUT ROWID"
     )
+    waiting = quoted(f"syncd_waiting_{table.name}")
+    connection.run(f"CREATE INDEX {waiting} ON {table.shadow} (alive) WHERE alive = 1")
     widen(connection, "syncd_journal", len(table.key))
     for column in table.columns:
         create_column(connection, table, column)

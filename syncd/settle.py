@@ -64,9 +64,7 @@ def _unsettled(connection: Connection, tables: dict[str, Table]) -> list[str]:
 
 def hidden(connection: Connection, table: Table) -> int:
     """Count the rows that are alive and do not show."""
-    count: int = connection.value(
-        f"SELECT count(*) FROM {table.shadow} AS h WHERE {owned(table, 'h')} & {ALIVE_BIT}"
-    )
+    count: int = connection.value(f"SELECT count(*) FROM {table.shadow} WHERE alive = 1")
     return count
 
 
@@ -77,23 +75,29 @@ def owned(table: Table, alias: str) -> str:
     )
 
 
-def hide(connection: Connection, table: Table, keys: str) -> int:
+def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True) -> int:
     """Move rows from the user's table to the shadow; return how many.
 
-    keys: a query of their keys.
+    keys: a query of their keys, under the names of the key cells. alive: whether they may return.
     """
-    names = [quoted(column.name) for column in table.key]
-    cells = [*table.key_cells, *(column.cell for column in table.columns)]
-    values = [f"t.{name}" for name in names]
+    cells = [*table.key_cells, "alive", *(column.cell for column in table.columns)]
+    values = [table.user_key("t"), str(int(alive))]
     values += [f"t.{quoted(column.name)}" for column in table.columns]
     if table.rowid is not None:
         cells.append("row")
         values.append(f"t.{quoted(table.rowid)}")
+    connection.run(f"CREATE TEMP TABLE syncd_hiding AS {keys}")
     connection.run(
         f"INSERT INTO {table.shadow} ({', '.join(cells)}) SELECT {', '.join(values)}"
-        f" FROM {table.sql} AS t WHERE ({', '.join(names)}) IN ({keys})"
+        f" FROM temp.syncd_hiding AS s CROSS JOIN {table.sql} AS t ON {table.on_user('t', 's')}"
     )
-    return connection.run(f"DELETE FROM {table.sql} WHERE ({', '.join(names)}) IN ({keys})")
+    names = ", ".join(quoted(column.name) for column in table.key)
+    count = connection.run(
+        f"DELETE FROM {table.sql} WHERE ({names}) IN"
+        f" (SELECT {', '.join(table.key_cells)} FROM temp.syncd_hiding)"
+    )
+    connection.run("DROP TABLE temp.syncd_hiding")
+    return count
 
 
 def _constraints(connection: Connection, table: Table) -> Constraints:
@@ -126,7 +130,10 @@ class _Settler:
     def hide_orphans(self) -> int:
         """Hide the rows whose parent does not show; return how many."""
         table = self._table
-        keys = ", ".join(f"c.{quoted(column.name)}" for column in table.key)
+        keys = ", ".join(
+            f"c.{quoted(column.name)} AS {cell}"
+            for column, cell in zip(table.key, table.key_cells, strict=True)
+        )
         hidden = 0
         for reference in self._demands.foreign_keys:
             orphans = (
@@ -144,10 +151,7 @@ class _Settler:
         connection = self._connection
         if not hidden(connection, self._table):
             return 0
-        connection.run(
-            f"CREATE TEMP TABLE syncd_unfit AS SELECT {self._cells} FROM"
-            f" {self._table.shadow} WHERE 0"
-        )
+        connection.run(f"CREATE TEMP TABLE syncd_unfit ({self._cells})")
         while count := self._show_once():
             changed += count
         connection.run("DROP TABLE temp.syncd_unfit")
@@ -160,9 +164,9 @@ class _Settler:
         self._drop_unsupported()
         moved = 0
         if self._drop_losers():
-            moved = hide(connection, table, f"SELECT {self._cells} FROM temp.syncd_rival")
+            moved = hide(connection, table, f"SELECT DISTINCT {self._cells} FROM temp.syncd_rival")
             moved += self._insert()
-        connection.run("DROP TABLE IF EXISTS temp.syncd_rival")
+        connection.run("DROP TABLE temp.syncd_rival")
         connection.run("DROP TABLE temp.syncd_candidate")
         return moved
 
@@ -176,20 +180,21 @@ class _Settler:
         }
         whole = [f"{v} IS NOT NULL" for name, v in values.items() if name in self._demands.required]
         listed = [
-            *(f"h.{cell}" for cell in table.key_cells),
             *(
                 f"h.{cell} AS {quoted(column.name)}"
                 for cell, column in zip(table.key_cells, table.key, strict=True)
             ),
             *(f"{value} AS {quoted(name)}" for name, value in values.items()),
+            "row_number() OVER () AS syncd_id",
             "h.row AS syncd_row",
             f"{self._stamp('h')} AS syncd_stamp",
         ]
         return (
             f"SELECT {', '.join(listed)}"
-            f" FROM (SELECT *, {owned(table, 'g')} AS owned FROM {table.shadow} AS g) AS h"
-            f" WHERE {' AND '.join([f'owned & {ALIVE_BIT}', *whole])}"
-            f" AND NOT EXISTS (SELECT 1 FROM temp.syncd_unfit AS u WHERE {table.on('u', 'h')})"
+            f" FROM (SELECT *, {owned(table, 'g')} AS owned FROM {table.shadow} AS g"
+            f" WHERE g.alive = 1) AS h WHERE NOT EXISTS"
+            f" (SELECT 1 FROM temp.syncd_unfit AS u WHERE {table.on('u', 'h')})"
+            + "".join(f" AND {condition}" for condition in whole)
         )
 
     def _stamp(self, alias: str) -> str:
@@ -225,20 +230,21 @@ class _Settler:
 
         Afterwards `temp.syncd_rival` has the keys of showing rows that those left displace.
         """
-        connection, table = self._connection, self._table
+        connection = self._connection
         pairs = [self._rivals(unique) for unique in self._demands.uniques]
-        nothing = f"SELECT 0 AS id, '' AS syncd_stamp, {self._cells} FROM {table.shadow} WHERE 0"
+        connection.run(f"CREATE TEMP TABLE syncd_rival (id, syncd_stamp, {self._cells})")
+        if pairs:
+            connection.run(f"INSERT INTO temp.syncd_rival {' UNION '.join(pairs)}")
         connection.run(
-            f"CREATE TEMP TABLE syncd_rival AS {' UNION '.join(pairs) if pairs else nothing}"
+            "DELETE FROM temp.syncd_candidate AS c WHERE EXISTS (SELECT 1 FROM temp.syncd_rival"
+            " AS r WHERE r.id = c.syncd_id AND r.syncd_stamp > c.syncd_stamp)"
         )
+        # Only now: a candidate that cannot show itself keeps no other from showing.
         for unique in self._demands.uniques:
             self._drop_second(unique)
         connection.run(
-            "DELETE FROM temp.syncd_candidate AS c WHERE EXISTS (SELECT 1 FROM temp.syncd_rival"
-            " AS r WHERE r.id = c.rowid AND r.syncd_stamp > c.syncd_stamp)"
-        )
-        connection.run(
-            "DELETE FROM temp.syncd_rival WHERE id NOT IN (SELECT rowid FROM temp.syncd_candidate)"
+            "DELETE FROM temp.syncd_rival"
+            " WHERE id NOT IN (SELECT syncd_id FROM temp.syncd_candidate)"
         )
         left: int = connection.value("SELECT count(*) FROM temp.syncd_candidate")
         return left
@@ -251,7 +257,9 @@ class _Settler:
             for column, cell in zip(table.key, table.key_cells, strict=True)
         )
         showing = f"SELECT {keys}, {_terms(unique)} FROM {table.sql}{_where(unique)}"
-        wanting = f"SELECT rowid AS id, {_terms(unique)} FROM temp.syncd_candidate{_where(unique)}"
+        wanting = (
+            f"SELECT syncd_id AS id, {_terms(unique)} FROM temp.syncd_candidate{_where(unique)}"
+        )
         return (
             f"SELECT w.id, {self._stamp('v')} AS syncd_stamp, {table.cells('v')}"
             f" FROM ({wanting}) AS w CROSS JOIN ({showing}) AS v ON {_same(unique, 'v', 'w')}"
@@ -260,7 +268,7 @@ class _Settler:
     def _drop_second(self, unique: Unique) -> None:
         """Of candidates that want one value, keep the newest for this turn."""
         wanting = (
-            f"SELECT rowid AS id, syncd_stamp, {_terms(unique)}"
+            f"SELECT syncd_id AS id, syncd_stamp, {_terms(unique)}"
             f" FROM temp.syncd_candidate{_where(unique)}"
         )
         compared = ", ".join(
@@ -268,13 +276,13 @@ class _Settler:
         )
         filled = " AND ".join(f"u{n} IS NOT NULL" for n in range(len(unique.terms)))
         self._connection.run(
-            "DELETE FROM temp.syncd_candidate WHERE rowid IN (SELECT id FROM (SELECT id,"
+            "DELETE FROM temp.syncd_candidate WHERE syncd_id IN (SELECT id FROM (SELECT id,"
             f" row_number() OVER (PARTITION BY {compared} ORDER BY syncd_stamp DESC) AS n"
             f" FROM ({wanting}) WHERE {filled}) WHERE n > 1)"
         )
 
     def _insert(self) -> int:
-        """Move the candidates that are left into the user's table; return how many it took."""
+        """Move the candidates that are left into the user's table; return how many were decided."""
         connection, table = self._connection, self._table
         names = [quoted(column.name) for column in table.key]
         names += [quoted(column.name) for column in table.columns]
@@ -284,8 +292,8 @@ class _Settler:
             names.append(own)
             # Meanwhile the number may have been given to another row.
             values.append(
-                f"CASE WHEN syncd_row IN (SELECT {own} FROM {table.sql}) THEN NULL"
-                " ELSE syncd_row END"
+                f"CASE WHEN EXISTS (SELECT 1 FROM {table.sql} AS t WHERE t.{own} = syncd_row)"
+                " THEN NULL ELSE syncd_row END"
             )
         rest = (
             f"INTO {table.sql} ({', '.join(names)}) SELECT {', '.join(values)}"
@@ -294,16 +302,18 @@ class _Settler:
         if not connection.attempt(lambda: connection.run(f"INSERT {rest}")):
             # A CHECK refuses some of them, then; leave those where they are.
             connection.run(f"INSERT OR IGNORE {rest}")
+        same = " AND ".join(f"t.{quoted(k.name)} = c.{quoted(k.name)}" for k in table.key)
         taken = connection.run(
-            f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {table.cells('c')}"
+            f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {table.user_key('c')}"
             f" FROM temp.syncd_candidate AS c CROSS JOIN {table.sql} AS t"
-            f" ON {table.on_user('t', 'c')})"
+            f" ON {same})"
         )
-        connection.run(
-            f"INSERT INTO temp.syncd_unfit SELECT {self._cells} FROM temp.syncd_candidate AS c"
-            f" WHERE NOT EXISTS (SELECT 1 FROM {table.sql} AS t WHERE {table.on_user('t', 'c')})"
+        refused = connection.run(
+            f"INSERT INTO temp.syncd_unfit SELECT {table.user_key('c')}"
+            " FROM temp.syncd_candidate AS c"
+            f" WHERE NOT EXISTS (SELECT 1 FROM {table.sql} AS t WHERE {same})"
         )
-        return taken
+        return taken + refused
 
 
 def _has_parent(reference: ForeignKey, child: str, parent: str) -> str:

@@ -113,15 +113,15 @@ class Showing:
             f"INSERT OR IGNORE INTO {table.shadow} ({cells})"
             f" SELECT {cells} FROM temp.syncd_staged AS s WHERE {hidden}"
         )
-        if columns:
-            sets = ", ".join(
-                f"{c.cell} = CASE WHEN s.mask & {c.bit} THEN s.{c.cell} ELSE h.{c.cell} END"
-                for c in columns
-            )
-            self._connection.run(
-                f"UPDATE {table.shadow} AS h SET {sets} FROM temp.syncd_staged AS s"
-                f" WHERE {table.on('h', 's')} AND {hidden}"
-            )
+        sets = [f"alive = h.alive OR s.mask & {ALIVE_BIT}"]
+        sets += [
+            f"{c.cell} = CASE WHEN s.mask & {c.bit} THEN s.{c.cell} ELSE h.{c.cell} END"
+            for c in columns
+        ]
+        self._connection.run(
+            f"UPDATE {table.shadow} AS h SET {', '.join(sets)} FROM temp.syncd_staged AS s"
+            f" WHERE {table.on('h', 's')} AND {hidden}"
+        )
 
     def _bury(self) -> None:
         """Take away rows that died, keeping what was written to them after their death."""
@@ -131,7 +131,8 @@ class Showing:
             f"SELECT {cells} FROM temp.syncd_staged AS s WHERE mask & {DEAD_BIT} AND met"
             f" AND NOT {owned(table, 's')} & {ALIVE_BIT}"
         )
-        hide(self._connection, table, dead)
+        hide(self._connection, table, dead, alive=False)
+        self._connection.run(f"UPDATE {table.shadow} SET alive = 0 WHERE ({cells}) IN ({dead})")
         self._connection.run(
             f"DELETE FROM {table.shadow} AS h WHERE ({cells}) IN ({dead})"
             f" AND NOT {owned(table, 'h')} & {table.columns_mask}"
