@@ -3,8 +3,7 @@
 An entry of `syncd_changes_T` is one change and the mask of registers it still owns; the entries of
 a row have disjoint masks, and an entry that owns nothing any more is deleted. Two things write it:
 the fold, which takes the journal in, and the merge, which takes bundles in. Both stage their
-entries in a temporary table and let `resolved` decide, by stamp alone, who owns what. One thing
-reads it: the extraction of a frame for a peer.
+entries in a temporary table and let `resolved` decide, by stamp alone, who owns what.
 
 A dead entry owns every register of its row that is older than itself. All of it is set-based SQL.
 """
@@ -13,20 +12,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import msgspec
-
-from syncd import bundle, held
-from syncd.bundle import Frame, Section
-from syncd.database import Connection, quoted
+from syncd import held
+from syncd.database import Connection
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
 from syncd.vector import Vector
 
 FOLD_ENTRIES = 10_000
 """Journal entries folded in one transaction: a few tens of milliseconds of the write lock."""
-FRAME_ENTRIES = 10_000
-"""Entries in a frame: what a receiver merges in one transaction."""
 
 
 def vector(connection: Connection) -> Vector:
@@ -104,7 +97,7 @@ def _settle_suspects(connection: Connection, table: Table) -> None:
 def _keep_last_writes(connection: Connection, table: Table) -> None:
     """Leave each register of a repeatedly written row with its last write only."""
     cells = ", ".join(table.key_cells)
-    with _temporary(
+    with temporary(
         connection,
         "syncd_repeated",
         f"SELECT {cells}, max(CASE WHEN mask & {DEAD_BIT} THEN seq ELSE 0 END) AS died"
@@ -113,7 +106,7 @@ def _keep_last_writes(connection: Connection, table: Table) -> None:
         if not repeated:
             return
         top = max(DEAD_BIT, *(column.bit for column in table.columns), 0)
-        with _temporary(
+        with temporary(
             connection,
             "syncd_last",
             f"""
@@ -156,7 +149,7 @@ def staging(connection: Connection, table: Table, columns: Sequence[Column]) -> 
 
 
 @contextlib.contextmanager
-def _temporary(connection: Connection, name: str, query: str) -> Iterator[int]:
+def temporary(connection: Connection, name: str, query: str) -> Iterator[int]:
     """Hold a query's result in a temporary table; yield its number of rows.
 
     An exception rolls the transaction back, and the temporary table with it.
@@ -189,7 +182,7 @@ def resolved(connection: Connection, table: Table) -> Iterator[int]:
             {_STANDS} AS stands
         FROM temp.syncd_staged AS s CROSS JOIN {table.changes} AS e ON {table.on("e", "s")}
     """
-    with _temporary(connection, "syncd_contest", query) as contested:
+    with temporary(connection, "syncd_contest", query) as contested:
         if contested:
             _take_from_staged(connection)
             _take_from_entries(connection, table)
@@ -242,168 +235,4 @@ def _append(connection: Connection, table: Table) -> None:
         f" SELECT {cells}, ? + id, origin, seq, hlc, mask"
         f" FROM temp.syncd_staged WHERE mask <> 0 ORDER BY {cells}",
         (base,),
-    )
-
-
-def frame_after(
-    connection: Connection, position: int, since: Vector, entries_max: int = FRAME_ENTRIES
-) -> Frame:
-    """Return the changes above a position that `since` does not cover, or the first part of them.
-
-    The journal must be folded. The frame ends at a whole change and near `FRAME_BYTES_TARGET`, and
-    it carries the claim only if it reaches the end of the changelog: a page that ends earlier lacks
-    the successors of changes it leaves out, so nothing may be concluded from it yet.
-    """
-    tables = load_tables(connection)
-    news = _News(connection, tables, position, since)
-    top = connection.value("SELECT position FROM syncd_replica")
-    cut = news.cut(entries_max, top)
-    sections = [s for table in tables.values() for s in news.sections(table, cut, top)]
-    sections += held.sections(connection, news.where(cut))
-    ordinals = sorted({origin for section in sections for origin in section.origins})
-    names = dict(_origin_names(connection))
-    numbers = {ordinal: number for number, ordinal in enumerate(ordinals)}
-    return Frame(
-        origins=[names[ordinal][0] for ordinal in ordinals],
-        nodes=[names[ordinal][1] for ordinal in ordinals],
-        sections=[_renumbered(section, numbers) for section in sections],
-        after=position,
-        position=cut,
-        claim=dict(vector(connection)) if cut == top else None,
-    )
-
-
-def _origin_names(connection: Connection) -> Iterator[tuple[int, tuple[bytes, str]]]:
-    for ordinal, origin, node in connection.rows("SELECT ordinal, id, node FROM syncd_origin"):
-        yield ordinal, (origin, node)
-
-
-def _renumbered(section: Section, numbers: dict[int, int]) -> Section:
-    return msgspec.structs.replace(section, origins=list(map(numbers.__getitem__, section.origins)))
-
-
-class _News:
-    """The entries above a position that a vector does not cover."""
-
-    def __init__(
-        self, connection: Connection, tables: dict[str, Table], position: int, since: Vector
-    ) -> None:
-        self._connection = connection
-        self._tables = tables
-        self._position = position
-        known = {
-            ordinal: since[origin]
-            for ordinal, origin in connection.rows("SELECT ordinal, id FROM syncd_origin")
-            if origin in since
-        }
-        self._covered = " ".join(f"WHEN {ordinal} THEN {seq}" for ordinal, seq in known.items())
-
-    def cut(self, entries_max: int, top: int) -> int:
-        """Return the position a frame of bounded entries and bytes reaches."""
-        while True:
-            cut = self._nth(entries_max)
-            if cut is None:
-                cut = top
-            size = self._bytes(cut)
-            if size <= bundle.FRAME_BYTES_TARGET or entries_max == 1:
-                return cut
-            entries_max = max(1, entries_max * bundle.FRAME_BYTES_TARGET // size)
-
-    def sections(self, table: Table, cut: int, top: int) -> Iterator[Section]:
-        """Yield a table's changes up to a position, one section per set of registers and place.
-
-        A birth comes with all that its row owns, even where that stands above the cut: no host may
-        show a row that has its columns' defaults in place of values still under way.
-        """
-        entries = f"SELECT e.* FROM {table.changes} AS e WHERE {self.where(cut)}"
-        if cut < top:
-            entries += (
-                f" UNION SELECT e.* FROM {table.changes} AS b"
-                f" CROSS JOIN {table.changes} AS e ON {table.on('e', 'b')}"
-                f" WHERE {self.where(cut, 'b')} AND b.mask & {ALIVE_BIT}"
-                f" AND {self.where(top)} AND e.position > {cut}"
-            )
-        with _temporary(self._connection, "syncd_frame", entries):
-            masks = self._connection.rows("SELECT DISTINCT mask FROM temp.syncd_frame ORDER BY 1")
-            for (mask,) in masks:
-                columns = [column for column in table.columns if column.bit & mask]
-                if columns or mask & (ALIVE_BIT | DEAD_BIT):
-                    yield from self._of_mask(table, mask, columns)
-
-    def _of_mask(self, table: Table, mask: int, columns: list[Column]) -> Iterator[Section]:
-        for source, values in self._places(table, columns):
-            rows = self._connection.user_rows(
-                f"SELECT e.origin, e.seq, e.hlc, {', '.join([table.cells('e'), *values])}"
-                f" FROM temp.syncd_frame AS e {source} WHERE e.mask = ? ORDER BY e.position",
-                (mask,),
-            )
-            if rows:
-                yield _section(table, mask, columns, rows)
-
-    def _places(self, table: Table, columns: list[Column]) -> Iterator[tuple[str, list[str]]]:
-        """Yield where values stand: in the user's table, or in the shadow while a row is hidden."""
-        if not columns:
-            yield "", []
-            return
-        shown = [f"t.{quoted(column.name)}" for column in columns]
-        yield f"CROSS JOIN {table.sql} AS t ON {table.on_user('t', 'e')}", shown
-        if self._connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.shadow})"):
-            hidden = [f"h.{column.cell}" for column in columns]
-            yield f"CROSS JOIN {table.shadow} AS h ON {table.on('h', 'e')}", hidden
-
-    def where(self, cut: int, alias: str = "e") -> str:
-        """Return the condition that an entry is news and not above a position."""
-        return f"{self._news(alias)} AND {alias}.position <= {cut}"
-
-    def _news(self, alias: str) -> str:
-        covered = f"CASE {alias}.origin {self._covered} ELSE 0 END" if self._covered else "0"
-        return f"{alias}.position > {self._position} AND {alias}.seq > {covered}"
-
-    def _nth(self, n: int) -> int | None:
-        logs = [*(table.changes for table in self._tables.values()), "syncd_held"]
-        parts = " UNION ALL ".join(
-            f"SELECT e.position FROM {log} AS e WHERE {self._news('e')}" for log in logs
-        )
-        found: int | None = self._connection.value(
-            f"SELECT position FROM ({parts}) ORDER BY position LIMIT 1 OFFSET ?", (n - 1,)
-        )
-        return found
-
-    def _bytes(self, cut: int) -> int:
-        held_values = f"SELECT {_size(['e.value'])} AS size FROM syncd_held AS e"
-        parts = [f"{held_values} WHERE {self.where(cut)}"]
-        for table in self._tables.values():
-            keys = [f"e.{cell}" for cell in table.key_cells]
-            for source, values in self._places(table, list(table.columns)):
-                parts.append(
-                    f"SELECT {_size([*keys, *values])} FROM {table.changes} AS e {source}"
-                    f" WHERE {self.where(cut)}"
-                )
-        total: int = self._connection.value(
-            f"SELECT coalesce(sum(size), 0) FROM ({' UNION ALL '.join(parts)})"
-        )
-        return total
-
-
-def _size(values: list[str]) -> str:
-    # length() of TEXT counts characters, and only those before a NUL.
-    return " + ".join(f"coalesce(length(CAST({value} AS BLOB)), 0)" for value in values)
-
-
-def _section(
-    table: Table, mask: int, columns: list[Column], rows: Sequence[tuple[Any, ...]]
-) -> Section:
-    origins, seqs, hlcs, *values = zip(*rows, strict=True)
-    existence = bundle.ALIVE if mask & ALIVE_BIT else bundle.NO_EXISTENCE
-    packed = [held.column_of(column) for column in values]
-    return Section(
-        table=table.name,
-        key=[column.name for column in table.key],
-        columns=[column.name for column in columns],
-        existence=bundle.DEAD if mask & DEAD_BIT else existence,
-        origins=list(origins),
-        seqs=bundle.deltas(seqs),
-        hlcs=bundle.deltas(hlcs),
-        keys=packed[: len(table.key)],
-        values=packed[len(table.key) :],
     )

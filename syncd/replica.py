@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from syncd import changelog, enrolment, held, merge, schema, settle
+from syncd import changelog, enrolment, extraction, held, merge, peers, schema, settle
 from syncd.bundle import Frame, Header
 from syncd.clock import WallClock, hlc_of_ms, system_wall_ms
 from syncd.config import Config
@@ -21,25 +21,8 @@ from syncd.enrolment import Enrolled
 from syncd.errors import BundleGap
 from syncd.identity import Identity
 from syncd.merge import Counts
+from syncd.peers import PeerState
 from syncd.vector import ORIGIN_BYTES, Vector
-
-
-@dataclass(frozen=True)
-class PeerState:
-    """What this host remembers of a peer; times in milliseconds since 1970.
-
-    behind: changes the peer said it has and we lack. offset_ms: how far its clock is ahead of ours.
-    """
-
-    name: str
-    node: str | None
-    attempt_ms: int | None
-    success_ms: int | None
-    error: str | None
-    error_code: str | None
-    error_ms: int | None
-    offset_ms: int | None
-    behind: int
 
 
 @dataclass(frozen=True)
@@ -135,9 +118,9 @@ class Replica:
 
     def told(self, peer: str) -> Vector:
         """Return what a peer last said it has."""
-        origin = self.peer_origin(peer)
         with self._database.read() as connection:
-            return _told(connection, origin)
+            schema.require_enrolled(connection)
+            return peers.told(connection, peers.origin(connection, peer))
 
     def cursor(self, sender: bytes) -> int:
         """Return the position up to which a sender's changelog has been merged here."""
@@ -149,22 +132,12 @@ class Replica:
         """Return the identity a peer last had."""
         with self._database.read() as connection:
             schema.require_enrolled(connection)
-            origin: bytes | None = connection.value(
-                "SELECT o.id FROM syncd_peer AS p JOIN syncd_origin AS o ON o.ordinal = p.origin"
-                " WHERE p.name = ?",
-                (peer,),
-            )
-            return origin
+            return peers.origin(connection, peer)
 
     def recognise(self, peer: str, origin: bytes) -> None:
         """Remember a peer's identity, so that an unfinished pull can go on from its cursor."""
         with self._database.write() as connection:
-            connection.run(
-                "INSERT INTO syncd_peer (name, origin)"
-                " SELECT ?, ordinal FROM syncd_origin WHERE id = ?"
-                " ON CONFLICT (name) DO UPDATE SET origin = excluded.origin",
-                (peer, origin),
-            )
+            peers.recognise(connection, peer, origin)
 
     def changes_since(self, since: Vector, after: int = 0) -> tuple[Header, Frame]:
         """Return the first frame of what a host lacks.
@@ -183,7 +156,7 @@ class Replica:
                 vector=dict(mine),
                 since=dict(since),
             )
-            frame = changelog.frame_after(connection, after, since)
+            frame = extraction.frame_after(connection, after, since)
         self._note_sending(mine[header.origin])
         return header, frame
 
@@ -226,59 +199,34 @@ class Replica:
 
     def certain(self) -> bool:
         """Say whether this host may speak for all: alone, or once in step with some peer."""
-        if not self.config.peers:
+        names = [peer.name for peer in self.config.peers]
+        if not names:
             return True
         with self._database.read() as connection:
-            if not schema.is_enrolled(connection):
-                return False
-            names = [peer.name for peer in self.config.peers]
-            marks = ", ".join("?" * len(names))
-            return bool(
-                connection.value(
-                    f"SELECT EXISTS (SELECT 1 FROM syncd_peer WHERE name IN ({marks})"
-                    " AND success_ms IS NOT NULL)",
-                    names,
-                )
-            )
+            return schema.is_enrolled(connection) and peers.any_success(connection, names)
 
     def record_success(self, peer: str, header: Header, *, attempt_ms: int, offset_ms: int) -> None:
         """Remember a round that brought everything the peer had."""
         with self._database.write() as connection:
-            # A peer without a change of its own has not been heard of by any.
-            connection.run(
-                "INSERT OR IGNORE INTO syncd_origin (id, node) VALUES (?, ?)",
-                (header.origin, header.node),
-            )
-            connection.run(
-                "INSERT INTO syncd_peer (name, origin, attempt_ms, success_ms, offset_ms)"
-                " SELECT :name, ordinal, :attempt, :success, :offset FROM syncd_origin"
-                " WHERE id = :origin ON CONFLICT (name) DO UPDATE SET origin = excluded.origin,"
-                " attempt_ms = excluded.attempt_ms, success_ms = excluded.success_ms,"
-                " offset_ms = excluded.offset_ms, error = NULL, error_code = NULL",
-                {
-                    "name": peer,
-                    "origin": header.origin,
-                    "attempt": attempt_ms,
-                    "success": self.wall_ms(),
-                    "offset": offset_ms,
-                },
+            peers.record_success(
+                connection,
+                peer,
+                header,
+                attempt_ms=attempt_ms,
+                success_ms=self.wall_ms(),
+                offset_ms=offset_ms,
             )
 
     def record_failure(self, peer: str, *, attempt_ms: int, error: str, code: str) -> None:
         """Remember a round that failed."""
         with self._database.write() as connection:
-            connection.run(
-                "INSERT INTO syncd_peer (name, attempt_ms, error, error_code, error_ms)"
-                " VALUES (:name, :attempt, :error, :code, :now) ON CONFLICT (name) DO UPDATE SET"
-                " attempt_ms = excluded.attempt_ms, error = excluded.error,"
-                " error_code = excluded.error_code, error_ms = excluded.error_ms",
-                {
-                    "name": peer,
-                    "attempt": attempt_ms,
-                    "error": error,
-                    "code": code,
-                    "now": self.wall_ms(),
-                },
+            peers.record_failure(
+                connection,
+                peer,
+                attempt_ms=attempt_ms,
+                error=error,
+                code=code,
+                error_ms=self.wall_ms(),
             )
 
     def status(self) -> Status:
@@ -299,7 +247,7 @@ class Replica:
                 vector=mine,
                 renewed_ms=connection.value("SELECT renewed_ms FROM syncd_replica"),
                 renewed_why=connection.value("SELECT renewed_why FROM syncd_replica"),
-                peers=tuple(_peer_state(connection, mine, peer.name) for peer in self.config.peers),
+                peers=tuple(peers.state(connection, mine, peer.name) for peer in self.config.peers),
             )
 
     def close(self) -> None:
@@ -392,53 +340,16 @@ def _cursor(connection: Connection, sender: bytes) -> int:
     return position or 0
 
 
-def _told(connection: Connection, sender: bytes | None) -> Vector:
-    return Vector(
-        dict(
-            connection.rows(
-                "SELECT o.id, t.seq FROM syncd_origin AS s"
-                " JOIN syncd_told AS t ON t.sender = s.ordinal"
-                " JOIN syncd_origin AS o ON o.ordinal = t.origin WHERE s.id = ?",
-                (sender,),
-            )
-        )
-    )
-
-
 def _says_nothing_new(connection: Connection, header: Header, frame: Frame) -> bool:
     """Recognise the answer of a peer that has no news, to leave the file alone."""
     if frame.sections or _cursor(connection, header.origin) < frame.position:
         return False
     claim = frame.claim or {}
-    told = _told(connection, header.origin)
+    told = peers.told(connection, header.origin)
     return changelog.vector(connection).covers(claim) and told.covers(header.vector)
 
 
 def _node_of(connection: Connection, origin: bytes) -> str:
     return connection.value("SELECT node FROM syncd_origin WHERE id = ?", (origin,)) or (
         f"unknown host {origin.hex()[:8]}"
-    )
-
-
-def _peer_state(connection: Connection, mine: Vector, name: str) -> PeerState:
-    found = connection.row(
-        "SELECT o.id, o.node, p.attempt_ms, p.success_ms, p.error, p.error_code, p.error_ms,"
-        " p.offset_ms"
-        " FROM syncd_peer AS p LEFT JOIN syncd_origin AS o ON o.ordinal = p.origin"
-        " WHERE p.name = ?",
-        (name,),
-    )
-    origin, node, attempt_ms, success_ms, error, error_code, error_ms, offset_ms = (
-        found or (None,) * 8
-    )
-    return PeerState(
-        name=name,
-        node=node,
-        attempt_ms=attempt_ms,
-        success_ms=success_ms,
-        error=error,
-        error_code=error_code,
-        error_ms=error_ms,
-        offset_ms=offset_ms,
-        behind=mine.behind(_told(connection, origin)),
     )
