@@ -33,7 +33,7 @@ from api.auth import Sessions
 from api.clock import Clock, utc_now
 from api.host import EXTENSION, Host
 from api.schema import migrate
-from api.settings import Settings, load_settings
+from api.settings import Settings, load_settings, settings_problems
 from api.store import Store
 
 
@@ -59,15 +59,6 @@ def create_app(config: syncd.Config | None = None, *, clock: Clock | None = None
     app.register_blueprint(syncd.blueprint(replica))
     _allow_origins(app, settings)
     return app
-
-
-def settings_problems(section: Mapping[str, Any], environ: Mapping[str, str]) -> Sequence[str]:
-    """Return the mistakes in the API's settings, for `syncd up` to report with its own."""
-    try:
-        load_settings(section, environ)
-    except syncd.ConfigError as error:
-        return error.problems
-    return []
 
 
 def _problems(_: str, section: Mapping[str, Any], environ: Mapping[str, str]) -> Sequence[str]:

@@ -8,7 +8,7 @@ No secret has a default, and none may appear in a message, a log or a repr.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -116,6 +116,15 @@ def load_settings(section: Mapping[str, Any], environ: Mapping[str, str]) -> Set
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         raise syncd.ConfigError(problems=[_problem(detail) for detail in details]) from error
+
+
+def settings_problems(section: Mapping[str, Any], environ: Mapping[str, str]) -> Sequence[str]:
+    """Return the mistakes in the settings, for `syncd up` to report with its own."""
+    try:
+        load_settings(section, environ)
+    except syncd.ConfigError as error:
+        return error.problems
+    return []
 
 
 def _problem(detail: ErrorDetails) -> str:

@@ -80,14 +80,15 @@ def install(connection: Connection, table: Table, definition: Definition) -> boo
 def suspended(connection: Connection, tables: Collection[Table]) -> Iterator[None]:
     """Write inside the current transaction without being captured.
 
-    The user's own triggers that write an enrolled table are away as well: what they wrote where the
-    change was born travels as changes of its own. Those that write other tables only, such as a
-    full-text index, do their work here too.
+    Of the user's own triggers, those that write other tables only, such as a full-text index, do
+    their work here too. Those that write an enrolled table are away as well: what they wrote where
+    the change was born travels as changes of its own. So are those that write nothing: they could
+    only refuse what has been accepted already.
     """
     ours = {name: sql for table in tables for name, sql in _present(connection, table).items()}
     for name in ours:
         connection.run(f"DROP TRIGGER {quoted(name)}")
-    theirs = _writing_enrolled(connection, tables)
+    theirs = _not_to_fire(connection, tables)
     for name in theirs:
         connection.run(f"DROP TRIGGER {quoted(name)}")
     yield
@@ -105,9 +106,8 @@ def _present(connection: Connection, table: Table) -> dict[str, str]:
     )
 
 
-def _writing_enrolled(connection: Connection, tables: Collection[Table]) -> dict[str, str]:
-    """Return the user's triggers that a merge into tables would set off and that write enrolled
-    ones.
+def _not_to_fire(connection: Connection, tables: Collection[Table]) -> dict[str, str]:
+    """Return those of the user's triggers that a merge into tables must not set off.
 
     SQLite itself says what a trigger writes, when it compiles a statement that sets it off.
     """
@@ -119,6 +119,13 @@ def _writing_enrolled(connection: Connection, tables: Collection[Table]) -> dict
     )
     if not triggers:
         return {}
+    on_tables = {
+        name
+        for table in tables
+        for (name,) in connection.rows(
+            "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?", (table.name,)
+        )
+    }
     enrolled = {name for (name,) in connection.rows("SELECT name FROM syncd_table")}
     statements = []
     for table in tables:
@@ -130,12 +137,10 @@ def _writing_enrolled(connection: Connection, tables: Collection[Table]) -> dict
             f"UPDATE {table.sql} SET {sets}",
             f"DELETE FROM {table.sql}",
         ]
-    writing = {
-        trigger
-        for written, trigger in connection.writes_of(statements)
-        if trigger in triggers and written in enrolled
-    }
-    return {name: sql for name, sql in triggers.items() if name in writing}
+    writes = connection.writes_of(statements)
+    idle = on_tables - {trigger for _, trigger in writes}
+    writing = {trigger for written, trigger in writes if written in enrolled}
+    return {name: sql for name, sql in triggers.items() if name in idle | writing}
 
 
 def _append(table: Table, row: str, mask: int | str) -> str:

@@ -124,10 +124,19 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Open a write transaction; it commits at the end, or is undone by any exception."""
-        with self._transaction("BEGIN IMMEDIATE", "COMMIT") as connection:
-            yield connection
+    def write(self, *, durable: bool = False) -> Iterator[Connection]:
+        """Open a write transaction; it commits at the end, or is undone by any exception.
+
+        durable: once it has committed, a power loss cannot undo it nor anything committed before.
+        """
+        if durable:
+            self._connection().execute("PRAGMA synchronous = FULL")
+        try:
+            with self._transaction("BEGIN IMMEDIATE", "COMMIT") as connection:
+                yield connection
+        finally:
+            if durable:
+                self._connection().execute("PRAGMA synchronous = NORMAL")
 
     def make_wal(self) -> None:
         """Switch the file to write-ahead logging, so that readers and the writer do not wait."""

@@ -11,7 +11,7 @@ our own bugs, never for input.
     ├── SchemaError            a table cannot be enrolled as asked
     ├── DatabaseError          SQLite refused
     │   ├── DatabaseBusy       another writer held the lock for too long
-    │   ├── ConstraintError    a merge would break a constraint of a user's table
+    │   ├── ConstraintError    a constraint of a table refused what had to be written
     │   ├── DatabaseMissing    there is no such file
     │   └── NotEnrolled        `syncd init` has not been run on this file
     ├── BundleError            bytes that are not a bundle we can read
@@ -83,10 +83,10 @@ class DatabaseBusy(DatabaseError):
 
 
 class ConstraintError(DatabaseError):
-    """A merge would break a constraint of a table."""
+    """A constraint of a table refused what syncd had to write."""
 
     code = "constraint"
-    hint = "The changes stay with the peer until the row that is in the way is changed here."
+    hint = "Nothing was merged. Compare the schemas of the two hosts, triggers included."
 
 
 class DatabaseMissing(DatabaseError):

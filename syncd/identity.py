@@ -105,7 +105,7 @@ class Identity:
         token = secrets.token_bytes(TOKEN_BYTES)
         connection.run("UPDATE syncd_replica SET token = ?", (token,))
         self._prepare()
-        with self._sidecar.write() as sidecar:
+        with self._sidecar.write(durable=True) as sidecar:
             sidecar.run("DELETE FROM memory")
             sidecar.run(
                 "INSERT INTO memory VALUES (?, ?, ?, ?, ?)",

@@ -126,11 +126,24 @@ def define(connection: Connection, name: str, key: Sequence[str] | None) -> Defi
 
 @dataclass(frozen=True)
 class Constraints:
-    """What an enrolled table demands of its rows, as it stands now."""
+    """What an enrolled table demands of its rows, as it stands now.
+
+    has_policy: a constraint may say what to do instead of refusing a row.
+    """
 
     required: frozenset[str]
     uniques: tuple[Unique, ...]
     foreign_keys: tuple[ForeignKey, ...]
+    has_policy: bool
+
+    @property
+    def strictly(self) -> str:
+        """What to write behind INSERT or UPDATE so that a constraint refuses and does no more.
+
+        A constraint may be declared to REPLACE or IGNORE instead. The clause is left out where it
+        is not needed, because it would also govern the statements inside triggers.
+        """
+        return "OR ABORT" if self.has_policy else ""
 
 
 def constraints(connection: Connection, name: str, key: Sequence[str]) -> Constraints:
@@ -145,6 +158,13 @@ def constraints(connection: Connection, name: str, key: Sequence[str]) -> Constr
             if not unique.identifies(key) and unique.columns != frozenset([alias])
         ),
         _foreign_keys(connection, name),
+        bool(
+            connection.value(
+                "SELECT sql LIKE '%on%conflict%' FROM sqlite_schema WHERE type = 'table'"
+                " AND name = ?",
+                (name,),
+            )
+        ),
     )
 
 

@@ -67,9 +67,9 @@ def merge_frame(
         connection, sections, Vector(header.vector), now_ms=now_ms, drift_ms=drift_ms
     )
     connection.run(
-        "INSERT INTO syncd_cursor VALUES (?, ?) ON CONFLICT (sender)"
-        " DO UPDATE SET position = max(position, excluded.position)",
-        (sender, frame.position),
+        "INSERT INTO syncd_cursor VALUES (?, ?, ?) ON CONFLICT (sender) DO UPDATE SET"
+        " position = max(position, excluded.position), complete = complete OR excluded.complete",
+        (sender, frame.position, frame.claim is not None),
     )
     _remember_told(connection, sender, Vector(header.vector))
     if frame.claim is not None:
@@ -214,8 +214,8 @@ class _Scope:
             return counts
         mergeable = []
         for section in news:
-            _refuse_other_key(table, section)
-            present, future = _split_future(section, self._hlc_max)
+            ordered = _in_key_order(table, section)
+            present, future = _split_future(ordered, self._hlc_max)
             known, unknown = _split_columns(present, {column.name for column in table.columns})
             counts += self._hold(future, held.FUTURE) + self._hold(unknown, held.UNKNOWN_COLUMN)
             if len(known) and (known.columns or known.existence != bundle.NO_EXISTENCE):
@@ -267,15 +267,20 @@ class _Scope:
         return Counts(applied=applied, older=len(section) - applied, conflicting=logged)
 
 
-def _refuse_other_key(table: Table, section: Section) -> None:
+def _in_key_order(table: Table, section: Section) -> Section:
+    """Return a section with its key's columns in this host's order, or raise `SchemaError`."""
     mine = [column.name for column in table.key]
-    if section.key != mine:
+    if section.key == mine:
+        return section
+    if sorted(section.key) != sorted(mine):
         raise SchemaError(
             [
                 f"tables.{table.name}.key: a peer identifies its rows by"
                 f" ({', '.join(section.key)}), this host by ({', '.join(mine)})"
             ]
         )
+    keys = [section.keys[section.key.index(name)] for name in mine]
+    return msgspec.structs.replace(section, key=mine, keys=keys)
 
 
 def _cases(column: str, by_ordinal: dict[int, int]) -> str:

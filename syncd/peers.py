@@ -66,12 +66,12 @@ def told(connection: Connection, sender: bytes | None) -> Vector:
 
 
 def any_success(connection: Connection, names: Sequence[str]) -> bool:
-    """Say whether a round with any of some peers has ever brought everything it had."""
+    """Say whether some peer has ever brought us everything it had, in a round or by a push."""
     marks = ", ".join("?" * len(names))
     return bool(
         connection.value(
             f"SELECT EXISTS (SELECT 1 FROM syncd_peer WHERE name IN ({marks})"
-            " AND success_ms IS NOT NULL)",
+            " AND success_ms IS NOT NULL) OR EXISTS (SELECT 1 FROM syncd_cursor WHERE complete)",
             names,
         )
     )

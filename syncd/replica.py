@@ -274,7 +274,9 @@ class Replica:
 
     def _note_sending(self, seq: int) -> None:
         if self._identity.must_note(seq):
-            with self._database.write() as connection:
+            # What a peer has seen of us must not be undone by a power loss: the seqs would be given
+            # out again.
+            with self._database.write(durable=True) as connection:
                 self._identity.note_sending(connection, seq)
             self._identity.settle()
 

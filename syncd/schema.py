@@ -100,7 +100,9 @@ CREATE TABLE syncd_peer (
     offset_ms INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE syncd_cursor (            -- the position up to which a sender's entries are merged
-    sender INTEGER PRIMARY KEY, position INTEGER NOT NULL
+    sender INTEGER PRIMARY KEY,
+    position INTEGER NOT NULL,
+    complete INTEGER NOT NULL          -- whether it was ever merged up to its end
 );
 CREATE TABLE syncd_told (              -- the vector a sender last said it has
     sender INTEGER NOT NULL, origin INTEGER NOT NULL, seq INTEGER NOT NULL,
@@ -270,7 +272,10 @@ def widen(connection: Connection, name: str, keys: int) -> None:
 
 
 def load_tables(connection: Connection) -> dict[str, Table]:
-    """Return the enrolled tables by name, in the order they were enrolled."""
+    """Return the enrolled tables by name, in the order they were enrolled.
+
+    One that the user has dropped is not among them: its changes are those of an unknown table.
+    """
     columns: dict[int, list[Column]] = {}
     for table_id, *column in connection.rows(
         "SELECT table_id, number, name, affinity, preset FROM syncd_column WHERE NOT dropped"
@@ -286,6 +291,7 @@ def load_tables(connection: Connection) -> dict[str, Table]:
             rowid,
         )
         for table_id, name, key, rowid in connection.rows(
-            "SELECT id, name, key, rowid FROM syncd_table ORDER BY id"
+            "SELECT id, name, key, rowid FROM syncd_table WHERE name IN"
+            " (SELECT name FROM sqlite_schema WHERE type = 'table') ORDER BY id"
         )
     }

@@ -299,7 +299,9 @@ class _Settler:
             f"INTO {table.sql} ({', '.join(names)}) SELECT {', '.join(values)}"
             " FROM temp.syncd_candidate"
         )
-        if not connection.attempt(lambda: connection.run(f"INSERT {rest}")):
+        if not connection.attempt(
+            lambda: connection.run(f"INSERT {self._demands.strictly} {rest}")
+        ):
             # A CHECK refuses some of them, then; leave those where they are.
             connection.run(f"INSERT OR IGNORE {rest}")
         same = " AND ".join(f"t.{quoted(k.name)} = c.{quoted(k.name)}" for k in table.key)

@@ -30,6 +30,7 @@ class Showing:
         self._updated = updated
         demands = constraints(connection, table.name, [column.name for column in table.key])
         self._required = demands.required
+        self._strictly = demands.strictly
         self._referring = {name for r in demands.foreign_keys for name in r.columns}
 
     def take_staged(self, columns: list[Column], existence: int, contested: int) -> None:
@@ -79,7 +80,7 @@ class Showing:
         # If the row stands there after all, someone wrote it uncaptured; the merged change has a
         # stamp and that row has none.
         self._connection.run(
-            f"INSERT INTO {table.sql} ({', '.join(names)})"
+            f"INSERT {self._strictly} INTO {table.sql} ({', '.join(names)})"
             f" SELECT {', '.join(cells)} FROM temp.syncd_staged WHERE NOT met AND mask <> 0"
             f" ORDER BY {', '.join(table.key_cells)}"
             f" ON CONFLICT ({', '.join(_key_names(table))})"
@@ -97,7 +98,7 @@ class Showing:
             for c in columns
         )
         self._connection.run(
-            f"UPDATE {table.sql} AS t SET {sets} FROM temp.syncd_staged AS s"
+            f"UPDATE {self._strictly} {table.sql} AS t SET {sets} FROM temp.syncd_staged AS s"
             f" WHERE {table.on_user('t', 's')} AND s.met AND s.mask & {_mask(columns)}"
         )
 

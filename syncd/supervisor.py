@@ -52,6 +52,7 @@ def up(config: Config, config_file: Path, stopping: threading.Event) -> int:
         return 0
     finally:
         _stop([api, *daemon.processes()])
+        _kill_left(api)
 
 
 def application_problems(
@@ -59,13 +60,20 @@ def application_problems(
 ) -> Sequence[str]:
     """Ask an application what is wrong with its part of the configuration.
 
-    It may answer by a function `settings_problems(section, environ)` beside its factory.
+    It may answer by a function `settings_problems(section, environ)` in a module `settings` beside
+    the module that `app` names. The application itself is not imported here.
     """
-    module = app.partition(":")[0]
+    package = app.partition(":")[0].rpartition(".")[0]
+    if not package:
+        return []
+    sys.path.insert(0, str(Path.cwd()))  # as gunicorn does
     try:
-        ask = getattr(importlib.import_module(module), "settings_problems", None)
-    except ImportError as error:
-        return [f"serve.app (SERVE_APP): {module} cannot be imported: {error}"]
+        settings = importlib.import_module(f"{package}.settings")
+    except ModuleNotFoundError:
+        return []
+    finally:
+        sys.path.pop(0)
+    ask = getattr(settings, "settings_problems", None)
     problems: Sequence[str] = ask(section, environ) if ask is not None else []
     return problems
 
@@ -123,6 +131,12 @@ def _wait_until_answering(
             return True
     log.error("the API did not answer within %d s", API_READY_WITHIN_S)
     return False
+
+
+def _kill_left(api: subprocess.Popen[bytes]) -> None:
+    # A worker whose master was killed would hold the port against the next start.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(api.pid, signal.SIGKILL)
 
 
 def _answers(host: str, port: int) -> bool:
