@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import requests
 import tenacity
+import urllib3
 
 from syncd import bundle, wire
 from syncd.bundle import Frame, Header
@@ -129,10 +130,9 @@ class PeerClient:
                 return self._checked(response, content)
         except requests.Timeout as error:
             raise PeerAsleep(f"{self.peer.name} did not answer in time") from error
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            # A silence in mid-answer arrives as a ConnectionError around urllib3's own time-out.
-            if "Read timed out" in str(error):
-                raise PeerAsleep(f"{self.peer.name} stopped in mid-answer") from error
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise PeerAsleep(f"{self.peer.name} stopped in mid-answer") from error
+        except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
             raise PeerUnreachable(f"{self.peer.name} cannot be reached: {_cause(error)}") from error
         except requests.RequestException as error:
             raise PeerMisbehaved(f"{self.peer.name}: {error}") from error
@@ -144,7 +144,8 @@ class PeerClient:
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         parts, size = [], 0
-        for part in response.iter_content(_READ_BYTES):
+        # Read as it comes: waiting for a full buffer would leave no moment to look at the clock.
+        while part := response.raw.read1(_READ_BYTES, decode_content=True):
             size += len(part)
             if time.monotonic() > deadline:
                 raise PeerMisbehaved(f"{self.peer.name} answers too slowly to be waited for")
