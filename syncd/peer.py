@@ -130,6 +130,10 @@ class PeerClient:
                 return self._checked(response, content)
         except requests.Timeout as error:
             raise PeerAsleep(f"{self.peer.name} did not answer in time") from error
+        except urllib3.exceptions.DecodeError as error:
+            raise PeerMisbehaved(
+                f"{self.peer.name} sent an answer that is broken: {error}"
+            ) from error
         except urllib3.exceptions.ReadTimeoutError as error:
             raise PeerAsleep(f"{self.peer.name} stopped in mid-answer") from error
         except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
