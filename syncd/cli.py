@@ -23,7 +23,7 @@ import click
 import msgspec
 
 from syncd import bundlefile, daemon, exchange, inspection, report, signing, supervisor
-from syncd.config import Config, load_config
+from syncd.config import Config, duration_ms, load_config
 from syncd.errors import ConfigError, SchemaError, SyncError
 from syncd.merge import Counts
 from syncd.replica import Replica
@@ -250,6 +250,47 @@ def inspect(this: _Session, file: Path, rows: bool, unsigned: bool, as_json: boo
     _print(summary, report.summary_text(summary), as_json)
 
 
+@cli.group(invoke_without_command=True)
+@click.option("--table", metavar="T", help="Only of this table.")
+@click.option("--since", metavar="DURATION", help="Only what lost within this time, such as 1d.")
+@as_json
+@click.pass_context
+def conflicts(context: click.Context, table: str | None, since: str | None, as_json: bool) -> None:
+    """List the values that lost to a write that did not know of them.
+
+    Each host lists what lost on it. `syncd conflicts restore ID` writes a value back.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    this: _Session = context.obj
+    since_ms = this.replica.wall_ms() - _duration(since) if since else 0
+    found = [report.conflict_data(one) for one in this.replica.conflicts(table, since_ms)]
+    _print(found, report.conflicts_text(found), as_json)
+
+
+@conflicts.command()
+@click.argument("id_", metavar="ID", type=int)
+@as_json
+@session
+def restore(this: _Session, id_: int, as_json: bool) -> None:
+    """Write the losing value of conflict ID back, as a new write of this host."""
+    data = report.conflict_data(this.replica.restore(id_))
+    text = f"{data['table']} ({data['key']}): {data['column']} is {data['lost_value']!r} again"
+    _print(data, text, as_json)
+
+
+@cli.command()
+@as_json
+@session
+def held(this: _Session, as_json: bool) -> None:
+    """List the changes that are merged and do not show, and why.
+
+    They are passed on to peers all the same, and show once what they wait for is there.
+    """
+    found = [dataclasses.asdict(one) for one in this.replica.held()]
+    _print(found, report.table(report.timed(found)) or "nothing is held", as_json)
+
+
 @cli.command()
 @session
 def run(this: _Session) -> None:
@@ -281,6 +322,13 @@ def _known_to_receiver(this: _Session, peer: str | None, since: Path | None) -> 
         with bundlefile.opened(since, this.keyring) as reader:
             return inspection.claim(reader)
     return Vector()
+
+
+def _duration(text: str) -> int:
+    try:
+        return duration_ms(text)
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from error
 
 
 def _progress(text: str) -> None:

@@ -8,8 +8,89 @@ values are no loss. Nothing here decides who wins.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+from syncd.clock import ms_of_hlc
 from syncd.database import Connection, quoted
-from syncd.schema import DEAD_BIT, Column, Table
+from syncd.errors import NotRestorable
+from syncd.schema import DEAD_BIT, Column, Table, load_tables
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A value that lost. key: SQL literals. at_ms: when it lost here; the other times are the
+    writes'.
+
+    won_value: what it lost to, or None with won_by_death, if the row was deleted.
+    """
+
+    id: int
+    at_ms: int
+    table: str
+    key: str
+    column: str
+    lost_value: Any
+    lost_node: str
+    lost_ms: int
+    won_value: Any
+    won_node: str
+    won_ms: int
+    won_by_death: bool
+
+
+def listed(connection: Connection, table: str | None, since_ms: int) -> list[Conflict]:
+    """Return the losses since a moment, the newest first, of one table or of all."""
+    rows = connection.user_rows(
+        "SELECT c.id, c.at_ms, c.tbl, c.key, c.col, c.lost_value, l.node, c.lost_hlc,"
+        " c.won_value, w.node, c.won_hlc, c.won_dead FROM syncd_conflict AS c"
+        " JOIN syncd_origin AS l ON l.ordinal = c.lost_origin"
+        " JOIN syncd_origin AS w ON w.ordinal = c.won_origin"
+        " WHERE c.at_ms >= ? AND c.tbl = coalesce(?, c.tbl) ORDER BY c.id DESC",
+        (since_ms, table),
+    )
+    return [
+        Conflict(
+            id=id_,
+            at_ms=at_ms,
+            table=name,
+            key=key,
+            column=column,
+            lost_value=lost_value,
+            lost_node=lost_node,
+            lost_ms=ms_of_hlc(lost_hlc),
+            won_value=won_value,
+            won_node=won_node,
+            won_ms=ms_of_hlc(won_hlc),
+            won_by_death=bool(won_dead),
+        )
+        for id_, at_ms, name, key, column, lost_value, lost_node, lost_hlc, *won in rows
+        for won_value, won_node, won_hlc, won_dead in [won]
+    ]
+
+
+def restore(connection: Connection, id_: int) -> Conflict:
+    """Write a lost value back, as a new write of this host; raise `NotRestorable` if it cannot
+    be."""
+    found = [one for one in listed(connection, None, 0) if one.id == id_]
+    if not found:
+        raise NotRestorable(f"there is no conflict {id_}", hint="`syncd conflicts` lists them.")
+    (lost,) = found
+    table = load_tables(connection).get(lost.table)
+    if table is None or lost.column not in {column.name for column in table.columns}:
+        raise NotRestorable(f"{lost.table}.{lost.column} is not there any more")
+    names = ", ".join(quoted(column.name) for column in table.key)
+    # The key was written by quote(), which makes literals of any value.
+    if not connection.run(
+        f"UPDATE {table.sql} SET {quoted(lost.column)} ="
+        f" (SELECT lost_value FROM syncd_conflict WHERE id = ?) WHERE ({names}) = ({lost.key})",
+        (id_,),
+    ):
+        raise NotRestorable(
+            f"{lost.table} does not show the row ({lost.key})",
+            hint="It was deleted or is held; insert it again, then restore the value.",
+        )
+    return lost
 
 
 def log(

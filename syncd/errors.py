@@ -24,6 +24,7 @@ our own bugs, never for input.
     │   │   └── PeerAsleep     it did not wake up in time
     │   ├── PeerRefused        it answered with a refusal
     │   └── PeerMisbehaved     its answer makes no sense
+    ├── NotRestorable          a lost value has no place to go back to
     └── DaemonRunning          another daemon already serves this database file
 """
 
@@ -170,6 +171,13 @@ class PeerMisbehaved(PeerError):
     """The peer's answer makes no sense."""
 
     code = "peer_misbehaved"
+
+
+class NotRestorable(SyncError):
+    """The lost value has no place to go back to."""
+
+    code = "not_restorable"
+    exit_code = 2
 
 
 class DaemonRunning(SyncError):

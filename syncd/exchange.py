@@ -16,7 +16,7 @@ import msgspec
 from syncd import signing, wire
 from syncd.bundle import Header
 from syncd.config import Peer
-from syncd.errors import ConfigError, SyncError
+from syncd.errors import ConfigError, PeerMisbehaved, SyncError
 from syncd.merge import Counts
 from syncd.peer import PeerClient
 from syncd.replica import Replica
@@ -131,6 +131,8 @@ def _pull(
         counts += replica.merge(header, frame)
         if frame.claim is not None:
             return header, offset_ms, counts
+        if header.origin == server and frame.position <= after:
+            raise PeerMisbehaved(f"{client.peer.name} sends frames that lead nowhere")
         if server != header.origin:
             server = header.origin
             replica.recognise(client.peer.name, server)

@@ -10,16 +10,19 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from syncd import bundle
 from syncd.bundle import Column, Section
+from syncd.clock import ms_of_hlc
 from syncd.database import Connection, RawText, literal
 from syncd.schema import Table, widen
 
 UNKNOWN_TABLE = "unknown table"
 UNKNOWN_COLUMN = "unknown column"
 FUTURE = "future"
+CONSTRAINT = "constraint"
 
 
 def take_positions(connection: Connection, count: int) -> int:
@@ -78,6 +81,39 @@ def due(connection: Connection, tables: dict[str, Table], hlc_max: int) -> list[
     if taken:
         connection.run(f"DELETE FROM syncd_held AS e WHERE {where}")
     return taken
+
+
+@dataclass(frozen=True)
+class Held:
+    """A change that waits. key: SQL literals. column: '' for the row's birth or death."""
+
+    table: str
+    key: str
+    column: str
+    reason: str
+    node: str
+    time_ms: int
+
+
+def listed(connection: Connection) -> list[Held]:
+    """Return what is held for an unknown table or column or for its stamp."""
+    count = connection.value(
+        "SELECT count(*) FROM pragma_table_info('syncd_held') WHERE name GLOB 'k[0-9]*'"
+    )
+    # A key of fewer columns leaves the last cells NULL, which no key's column is.
+    literals = " || ".join(
+        [
+            "quote(h.k0)",
+            *(f"coalesce(', ' || nullif(quote(h.k{i}), 'NULL'), '')" for i in range(1, count)),
+        ]
+    )
+    return [
+        Held(name, key, column, reason, node, ms_of_hlc(hlc))
+        for name, key, column, reason, node, hlc in connection.rows(
+            f"SELECT h.tbl, {literals}, h.col, h.reason, o.node, h.hlc FROM syncd_held AS h"
+            " JOIN syncd_origin AS o ON o.ordinal = h.origin ORDER BY h.position"
+        )
+    ]
 
 
 def is_future_due(connection: Connection, hlc_max: int) -> bool:

@@ -86,10 +86,11 @@ def _section_lines(frame: Frame, section: Section) -> Iterator[dict[str, Any]]:
 
 def _json_values(column: Column) -> list[Any]:
     raw = set(column.raw_text)
-    return [_json_value(value, row in raw) for row, value in enumerate(column.values)]
+    return [json_value(value, row in raw) for row, value in enumerate(column.values)]
 
 
-def _json_value(value: bundle.Value, is_text: bool) -> Any:
+def json_value(value: bundle.Value, is_text: bool = False) -> Any:
+    """Return a value as JSON can carry it. is_text: bytes that are TEXT."""
     if isinstance(value, bytes):
         return {"text" if is_text else "blob": base64.b64encode(value).decode()}
     if isinstance(value, float) and not math.isfinite(value):

@@ -12,13 +12,25 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from syncd import changelog, enrolment, extraction, held, merge, peers, schema, settle
+from syncd import (
+    changelog,
+    conflicts,
+    enrolment,
+    extraction,
+    held,
+    merge,
+    peers,
+    schema,
+    settle,
+)
 from syncd.bundle import Frame, Header
 from syncd.clock import WallClock, hlc_of_ms, system_wall_ms
 from syncd.config import Config
+from syncd.conflicts import Conflict
 from syncd.database import Connection, Database
 from syncd.enrolment import Enrolled
 from syncd.errors import BundleGap
+from syncd.held import Held
 from syncd.identity import Identity
 from syncd.merge import Counts
 from syncd.peers import PeerState
@@ -228,6 +240,29 @@ class Replica:
                 code=code,
                 error_ms=self.wall_ms(),
             )
+
+    def conflicts(self, table: str | None = None, since_ms: int = 0) -> list[Conflict]:
+        """Return the values that lost here, the newest first."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            return conflicts.listed(connection, table, since_ms)
+
+    def restore(self, conflict: int) -> Conflict:
+        """Write a lost value back, as a new write; raise `NotRestorable` if it cannot be."""
+        with self._database.write() as connection:
+            schema.require_enrolled(connection)
+            return conflicts.restore(connection, conflict)
+
+    def held(self) -> list[Held]:
+        """Return the changes and rows that are merged and do not show."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            waiting = [
+                one
+                for table in schema.load_tables(connection).values()
+                for one in settle.waiting(connection, table)
+            ]
+            return [*held.listed(connection), *waiting]
 
     def status(self) -> Status:
         """Return the replica's state without changing it."""

@@ -9,6 +9,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from syncd.conflicts import Conflict
+from syncd.database import RawText
+from syncd.inspection import json_value
 from syncd.replica import Status
 
 
@@ -73,6 +76,41 @@ def summary_text(data: dict[str, Any]) -> str:
             table(tables) or "no changes",
         ]
     )
+
+
+def conflict_data(conflict: Conflict) -> dict[str, Any]:
+    """Return a conflict as JSON-able data."""
+    data = dataclasses.asdict(conflict)
+    for name in ("lost_value", "won_value"):
+        data[name] = json_value(data[name], isinstance(data[name], RawText))
+    return data
+
+
+def conflicts_text(found: Sequence[dict[str, Any]]) -> str:
+    """Lay out conflicts."""
+    rows = [
+        {
+            "id": one["id"],
+            "lost": _time(one["at_ms"]),
+            "table": one["table"],
+            "key": one["key"],
+            "column": one["column"],
+            "value that lost": repr(one["lost_value"]),
+            "of": one["lost_node"],
+            "to": "a deletion" if one["won_by_death"] else repr(one["won_value"]),
+            "by": one["won_node"],
+        }
+        for one in found
+    ]
+    return table(rows) or "no conflicts"
+
+
+def timed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with their `time_ms` as a time to read."""
+    return [
+        {**{k: v for k, v in row.items() if k != "time_ms"}, "time": _time(row["time_ms"])}
+        for row in rows
+    ]
 
 
 def _vector(named: dict[str, int]) -> str:

@@ -154,20 +154,35 @@ class TestErrors:
             assert meaning
 
 
+def all_commands() -> dict[str, click.Command]:
+    """Return the commands by name, those of a group behind the group's."""
+    found: dict[str, click.Command] = dict(cli.commands)
+    for group, command in cli.commands.items():
+        if isinstance(command, click.Group):
+            found |= {f"{group} {name}": one for name, one in command.commands.items()}
+    return found
+
+
+def command_name(usage: str) -> str:
+    """Return the words of a usage line that name the command."""
+    return " ".join(word for word in usage.split()[1:] if word.islower())
+
+
 class TestCommands:
     """The commands and their options."""
 
     @pytest.mark.parametrize("text", [README, OPERATIONS], ids=["README", "operations"])
     def test_every_command_is_listed_once_and_no_other(self, text: str) -> None:
         """Both tables have the commands of the program."""
-        listed = [row[0].split()[1] for row in table(text, "command")]
-        assert sorted(listed) == sorted(cli.commands)
+        listed = [command_name(row[0]) for row in table(text, "command")]
+        assert sorted(listed) == sorted(all_commands())
 
     def test_every_option_is_listed_and_no_other(self) -> None:
         """The table of docs/operations.md has each command's options and arguments."""
         for usage, options, _ in table(OPERATIONS, "command"):
-            _, name, *arguments = usage.split()
-            params = cli.commands[name].params
+            name = command_name(usage)
+            arguments = usage.split()[1 + len(name.split()) :]
+            params = all_commands()[name].params
             assert arguments == [
                 param.make_metavar(click.Context(cli))
                 for param in params

@@ -1,0 +1,86 @@
+"""What lost or waits is listed, and can be had back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from commands.cli_host import CliHost, refused
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[CliHost, CliHost]:
+    """Two hosts that wrote the same note without knowing of each other; b is the later."""
+    a = CliHost(tmp_path / "a").ready()
+    b = CliHost(tmp_path / "b", node="b").ready()
+    a.add("it's", "of a")
+    b.add("it's", "of b")
+    return a, b
+
+
+def take(receiver: CliHost, sender: CliHost, name: str) -> None:
+    """Carry everything over in a file."""
+    bundle = sender.folder / name
+    assert sender.run("export", bundle).exit_code == 0
+    assert receiver.run("import", bundle).exit_code == 0
+
+
+def test_a_lost_value_is_listed_and_written_back(pair: tuple[CliHost, CliHost]) -> None:
+    """The loser is named with both sides; restored, it wins everywhere as a new write."""
+    a, b = pair
+    take(a, b, "first")
+    (conflict,) = a.json("conflicts")
+    assert (conflict["table"], conflict["key"], conflict["column"]) == ("note", "'it''s'", "body")
+    assert (conflict["lost_value"], conflict["lost_node"]) == ("of a", "a")
+    assert (conflict["won_value"], conflict["won_node"]) == ("of b", "b")
+    assert a.notes() == {"it's": "of b"}
+    restored = a.json("conflicts", "restore", str(conflict["id"]))
+    assert restored["lost_value"] == "of a"
+    take(b, a, "second")
+    assert a.notes() == b.notes() == {"it's": "of a"}
+    assert "of a" in a.run("conflicts").stdout
+
+
+def test_conflicts_are_chosen_by_table_and_time(pair: tuple[CliHost, CliHost]) -> None:
+    """Nothing lost in another table, or in the last millisecond."""
+    a, b = pair
+    take(a, b, "first")
+    assert len(a.json("conflicts", "--table", "note", "--since", "1d")) == 1
+    assert a.json("conflicts", "--table", "other") == []
+    refused_since = a.run("conflicts", "--since", "yesterday")
+    assert refused_since.exit_code == 2
+    assert "5s, 10m or 90d" in refused_since.stderr
+
+
+def test_what_cannot_be_restored_says_why(pair: tuple[CliHost, CliHost]) -> None:
+    """An unknown conflict, and one whose row is gone."""
+    a, b = pair
+    take(a, b, "first")
+    refused(a.run("conflicts", "restore", "99"), "there is no conflict 99")
+    (conflict,) = a.json("conflicts")
+    a.sql("DELETE FROM note")
+    before = a.dump()
+    refused(a.run("conflicts", "restore", str(conflict["id"])), "does not show the row")
+    assert a.dump() == before
+
+
+def test_what_waits_is_listed_with_its_reason(tmp_path: Path) -> None:
+    """A column this host lacks, and a row that lost a UNIQUE value."""
+    a = CliHost(tmp_path / "a").ready()
+    b = CliHost(tmp_path / "b", node="b").ready()
+    for host in (a, b):
+        host.sql("CREATE UNIQUE INDEX one ON note (body)")
+    b.sql("ALTER TABLE note ADD COLUMN colour")
+    for host in (a, b):
+        assert host.run("init").exit_code == 0
+    a.add("old", "same")
+    b.sql("INSERT INTO note (name, body, colour) VALUES ('new', 'same', 'red')")
+    take(a, b, "first")
+    waiting = {(one["key"], one["column"], one["reason"], one["node"]) for one in a.json("held")}
+    assert waiting == {
+        ("'new'", "colour", "unknown column", "b"),
+        ("'old'", "", "constraint", "a"),
+    }
+    assert "unknown column" in a.run("held").stdout
+    assert a.json("status")["held"] == 2
