@@ -175,9 +175,7 @@ def _stamp_lowest(connection: Connection, table: Table, mask: int, condition: st
         f" FROM {table.sql} AS u WHERE {filled} AND ({condition})) AS t",
         (base, mask),
     )
-    connection.run(
-        "UPDATE syncd_replica SET position = position + ?1, settled = settled + ?1", (rows,)
-    )
+    connection.run("UPDATE syncd_replica SET position = position + ?", (rows,))
     connection.run("UPDATE syncd_journal SET seq = seq + ? WHERE seq = ?", (rows, base))
     connection.run(
         "UPDATE syncd_origin SET seq = seq + ? WHERE ordinal = (SELECT origin FROM syncd_replica)",

@@ -17,7 +17,9 @@ from syncd.clock import ms_of_hlc
 from syncd.database import Connection, quoted
 from syncd.held import Held
 from syncd.introspection import Constraints, ForeignKey, Unique, constraints
-from syncd.schema import ALIVE_BIT, Table
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
+
+_NEW = "e.position > (SELECT settled FROM syncd_replica)"
 
 
 def settle(connection: Connection, tables: dict[str, Table]) -> None:
@@ -25,15 +27,18 @@ def settle(connection: Connection, tables: dict[str, Table]) -> None:
 
     The journal must be folded, and capture suspended in the tables that `affected` returns.
     """
-    changed = set(_unsettled(connection, tables))
     demands = {name: _constraints(connection, table) for name, table in tables.items()}
+    fewer: set[str] = set()
     for name in _parents_first({t.name: demands[t.name] for t in affected(connection, tables)}):
         settler = _Settler(connection, tables[name], demands[name])
         parents = {reference.parent for reference in demands[name].foreign_keys}
-        if changed & parents and settler.hide_orphans():
-            changed.add(name)
-        if settler.show():
-            changed.add(name)
+        if settler.has_lost(_referred_to(demands, name)):
+            fewer.add(name)
+        # Where parents have gone every child may be an orphan, else only those newly written.
+        orphans = settler.hide_orphans(among_all=bool(fewer & parents))
+        shown = settler.show()
+        if orphans or shown:
+            fewer.add(name)
     connection.run("UPDATE syncd_replica SET settled = position WHERE settled < position")
 
 
@@ -54,14 +59,22 @@ def affected(
     return [table for name, table in tables.items() if name in found]
 
 
+def _referred_to(demands: dict[str, Constraints], parent: str) -> set[str]:
+    """Return the columns of a table that foreign keys refer to."""
+    return {
+        column
+        for constraint in demands.values()
+        for reference in constraint.foreign_keys
+        if reference.parent == parent
+        for column in reference.parent_columns
+    }
+
+
 def _unsettled(connection: Connection, tables: dict[str, Table]) -> list[str]:
     return [
         name
         for name, table in tables.items()
-        if connection.value(
-            f"SELECT EXISTS (SELECT 1 FROM {table.changes}"
-            " WHERE position > (SELECT settled FROM syncd_replica))"
-        )
+        if connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.changes} AS e WHERE {_NEW})")
     ]
 
 
@@ -147,8 +160,21 @@ class _Settler:
         self._demands = demands
         self._cells = ", ".join(table.key_cells)
 
-    def hide_orphans(self) -> int:
-        """Hide the rows whose parent does not show; return how many."""
+    def has_lost(self, referred_to: set[str]) -> bool:
+        """Say whether new entries may have taken away what children refer to."""
+        bits = DEAD_BIT | sum(c.bit for c in self._table.columns if c.name in referred_to)
+        return bool(
+            self._connection.value(
+                f"SELECT EXISTS (SELECT 1 FROM {self._table.changes} AS e WHERE {_NEW}"
+                f" AND e.mask & {bits})"
+            )
+        )
+
+    def hide_orphans(self, *, among_all: bool) -> int:
+        """Hide the rows whose parent does not show; return how many.
+
+        among_all: not only among the rows with new entries.
+        """
         table = self._table
         keys = ", ".join(
             f"c.{quoted(column.name)} AS {cell}"
@@ -156,13 +182,17 @@ class _Settler:
         )
         hidden = 0
         for reference in self._demands.foreign_keys:
-            orphans = (
-                f"SELECT {keys} FROM {table.sql} AS c"
-                f" WHERE NOT {_has_parent(reference, 'c', quoted(reference.parent))}"
-            )
+            rows = f"{table.sql} AS c"
+            if not among_all:
+                written = f"SELECT DISTINCT {self._cells} FROM {table.changes} AS e WHERE {_NEW}"
+                rows = f"({written}) AS w CROSS JOIN {rows} ON {table.on_user('c', 'w')}"
+            has_parent = _has_parent(reference, "c", quoted(reference.parent))
             # In a table that refers to itself, each one hidden may leave others behind.
-            while count := hide(self._connection, table, orphans):
+            while count := hide(
+                self._connection, table, f"SELECT {keys} FROM {rows} WHERE NOT {has_parent}"
+            ):
                 hidden += count
+                rows = f"{table.sql} AS c"
         return hidden
 
     def show(self) -> int:

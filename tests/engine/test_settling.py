@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.hosts import Host
+from syncd.config import Peer
+from syncd.replica import Replica
 
 UNIQUE = (
     "CREATE TABLE people (name TEXT PRIMARY KEY NOT NULL, email TEXT UNIQUE, phone TEXT UNIQUE)"
@@ -278,3 +280,28 @@ def test_the_order_of_a_keys_columns_is_each_hosts_own(tmp_path: Path) -> None:
     a.write("INSERT INTO t VALUES ('1', '2', 'v')")
     pull(b, a)
     assert b.rows("SELECT * FROM t") == [("1", "2", "v")]
+
+
+def test_an_orphan_is_held_where_it_was_written_too(tmp_path: Path) -> None:
+    """SQLite lets a writer break a foreign key by default; all hosts show the same all the same."""
+    a, b = (host(tmp_path, node, FAMILY, "parents", "children") for node in "ab")
+    a.write("INSERT INTO children VALUES ('c', 'p')")
+    exchange(a, b)
+    assert a.rows("SELECT * FROM children") == b.rows("SELECT * FROM children") == []
+    b.write("INSERT INTO parents VALUES ('p')")
+    exchange(a, b)
+    assert a.rows("SELECT * FROM children") == b.rows("SELECT * FROM children") == [("c", "p")]
+
+
+def test_a_host_that_was_pushed_everything_is_certain(tmp_path: Path) -> None:
+    """A host without rounds of its own is in step once a peer has pushed all it has."""
+    a, b = (host(tmp_path, node, UNIQUE, "people") for node in "ab")
+    config = b.replica.config.model_copy(
+        update={"peers": (Peer(name="a", url="http://127.0.0.1:1", push=False),)}
+    )
+    b.replica.close()
+    replica = Replica(config)
+    assert not replica.certain()
+    a.write("INSERT INTO people VALUES ('p', 'x', NULL)")
+    replica.merge(*a.replica.changes_since(replica.vector()))
+    assert replica.certain()
