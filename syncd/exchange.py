@@ -92,8 +92,13 @@ def run_round(
         sent = _push(replica, client, is_stopping) if client.peer.push else 0
         replica.record_success(name, header, attempt_ms=attempt_ms, offset_ms=offset_ms)
     except SyncError as error:
-        log.warning("round with %s failed: %s", name, error)
-        replica.record_failure(name, attempt_ms=attempt_ms, error=str(error), code=error.code)
+        is_news = replica.record_failure(
+            name, attempt_ms=attempt_ms, error=str(error), code=error.code
+        )
+        # A peer that stays down is one line in the log, not one a round.
+        log.log(
+            logging.WARNING if is_news else logging.DEBUG, "round with %s failed: %s", name, error
+        )
         return Outcome(
             peer=name,
             ok=False,

@@ -103,8 +103,9 @@ def record_success(
 
 def record_failure(
     connection: Connection, peer: str, *, attempt_ms: int, error: str, code: str, error_ms: int
-) -> None:
-    """Remember a round that failed."""
+) -> bool:
+    """Remember a round that failed; say whether the one before did not, or for another reason."""
+    before = connection.value("SELECT error_code FROM syncd_peer WHERE name = ?", (peer,))
     connection.run(
         "INSERT INTO syncd_peer (name, attempt_ms, error, error_code, error_ms)"
         " VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
@@ -112,6 +113,7 @@ def record_failure(
         " error_code = excluded.error_code, error_ms = excluded.error_ms",
         (peer, attempt_ms, error, code, error_ms),
     )
+    return bool(before != code)
 
 
 def state(connection: Connection, mine: Vector, name: str) -> PeerState:

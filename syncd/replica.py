@@ -229,10 +229,10 @@ class Replica:
                 offset_ms=offset_ms,
             )
 
-    def record_failure(self, peer: str, *, attempt_ms: int, error: str, code: str) -> None:
-        """Remember a round that failed."""
+    def record_failure(self, peer: str, *, attempt_ms: int, error: str, code: str) -> bool:
+        """Remember a round that failed; say whether that is news."""
         with self._database.write() as connection:
-            peers.record_failure(
+            return peers.record_failure(
                 connection,
                 peer,
                 attempt_ms=attempt_ms,
