@@ -88,6 +88,8 @@ class Replica:
                 node=self.config.node,
             )
             self._release(connection)
+            # Rows that were there already may break what their tables demand.
+            merge.take_journal(connection)
             if not known:
                 self._identity.note_sending(connection, 0)
         self._identity.settle()

@@ -12,8 +12,18 @@ ROOT = Path(__file__).resolve().parent.parent
 # Pure values first, then storage, then one replica, then the wire, then what runs it all.
 ORDER = (
     *("errors", "clock", "vector", "bundle", "config", "signing", "wire"),
-    *("database", "schema", "introspection", "capture", "held", "changelog", "extraction", "enrolment"),
-    *("conflicts", "settle", "show", "merge", "peers", "identity", "nonces"),
+    *("database", "schema", "introspection", "capture", "held", "changelog"),
+    *(
+        "extraction",
+        "enrolment",
+        "conflicts",
+        "settle",
+        "show",
+        "merge",
+        "peers",
+        "identity",
+        "nonces",
+    ),
     *("bundlefile", "inspection", "replica"),
     *("endpoint", "peer"),
     *("exchange", "report", "daemon", "supervisor", "cli"),

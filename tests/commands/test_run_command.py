@@ -1,0 +1,190 @@
+"""`syncd run`: the daemon as a process, one per database file, ended by a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from wire.scripted import hangs, scripted
+
+from commands.cli_host import CliHost, clean_environment
+
+WITHIN_S = 30
+STOPS_WITHIN_S = 5
+INTERVAL = "100ms"
+
+
+class Daemon:
+    """A `syncd run` under test, its log in a file."""
+
+    def __init__(self, host: CliHost) -> None:
+        self.log = host.folder / "daemon.log"
+        with self.log.open("ab") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "syncd", "--config", str(host.config), "run"],
+                env=clean_environment(host.env),
+                cwd=host.folder,
+                stdout=stream,
+                stderr=stream,
+            )
+
+    def says(self, text: str) -> bool:
+        return text in self.log.read_text()
+
+    def stop(self) -> None:
+        """Kill it if it still runs."""
+        self.process.kill()
+        self.process.wait(WITHIN_S)
+
+
+def eventually(condition: Callable[[], bool], daemon: Daemon | None = None) -> None:
+    """Wait until a condition holds; fail with the daemon's log if it does not in time."""
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.02)
+    pytest.fail(daemon.log.read_text() if daemon else "it did not come true in time")
+
+
+@contextlib.contextmanager
+def running(host: CliHost) -> Iterator[Daemon]:
+    daemon = Daemon(host)
+    try:
+        eventually(lambda: daemon.says("syncing") or daemon.process.poll() is not None, daemon)
+        yield daemon
+    finally:
+        daemon.stop()
+
+
+@pytest.fixture
+def a(tmp_path: Path) -> CliHost:
+    host = CliHost(tmp_path / "a", node="a", env={"SYNC_INTERVAL": INTERVAL})
+    host.make_table()
+    return host
+
+
+@pytest.fixture
+def b(tmp_path: Path) -> CliHost:
+    return CliHost(tmp_path / "b", node="b").ready()
+
+
+def test_the_daemon_enrols_and_syncs_on_schedule(a: CliHost, b: CliHost) -> None:
+    """Without `init` and without a command, rows written at any time arrive."""
+    b.add("early", 1)
+    with b.serving() as server:
+        a.write_config(peers=[{"name": "b", "url": server.url}])
+        with running(a) as daemon:
+            eventually(lambda: a.notes() == {"early": 1}, daemon)
+            b.add("late", 2)
+            eventually(lambda: a.notes() == {"early": 1, "late": 2}, daemon)
+            assert daemon.process.poll() is None
+    assert a.json("status")["peers"][0]["state"] == "ok"
+
+
+def test_the_daemon_folds_although_nobody_pulls(a: CliHost) -> None:
+    """The journal of a host alone does not pile up."""
+    with running(a) as daemon:
+        a.add_many(2_000)
+        eventually(lambda: a.json("status")["journal"] == 0, daemon)
+
+
+def test_a_peer_that_hangs_delays_no_other(a: CliHost, b: CliHost) -> None:
+    """Each peer has a job of its own."""
+    b.add("x", 1)
+    with scripted(hangs) as silent, b.serving() as server:
+        a.write_config(
+            peers=[{"name": "silent", "url": silent.url}, {"name": "b", "url": server.url}]
+        )
+        with running(a) as daemon:
+            eventually(lambda: a.notes() == {"x": 1}, daemon)
+            b.add("y", 2)
+            eventually(lambda: a.notes() == {"x": 1, "y": 2}, daemon)
+
+
+def test_a_second_daemon_on_the_same_file_says_who_holds_it(a: CliHost) -> None:
+    """It names the process and the node, ends at once with 1, and the first one goes on."""
+    with running(a) as first:
+        second = a.process("run")
+        assert second.returncode == 1
+        assert f"process {first.process.pid} (a)" in second.stderr
+        assert str(a.database) in second.stderr
+        assert "Traceback" not in second.stderr
+        assert first.process.poll() is None
+        third = CliHost(a.folder, node="elsewhere").process("run")
+        assert (third.returncode, f"process {first.process.pid} (a)" in third.stderr) == (1, True)
+
+
+def test_a_killed_daemon_holds_nothing(a: CliHost) -> None:
+    """The lock goes with the process, however it ended."""
+    with running(a) as first:
+        first.process.kill()
+        first.process.wait(WITHIN_S)
+    with running(a) as second:
+        eventually(lambda: second.says("syncing"), second)
+        assert second.process.poll() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_ends_it_cleanly(number: signal.Signals, a: CliHost, b: CliHost) -> None:
+    """Exit code 0, within seconds, without a traceback."""
+    with b.serving() as server:
+        a.write_config(peers=[{"name": "b", "url": server.url}])
+        with running(a) as daemon:
+            daemon.process.send_signal(number)
+            assert daemon.process.wait(STOPS_WITHIN_S) == 0
+            assert daemon.says("stopping")
+            assert not daemon.says("Traceback")
+
+
+def test_a_signal_ends_it_while_a_peer_hangs(a: CliHost) -> None:
+    """A peer that never answers cannot hold a stopping daemon beyond its deadline."""
+    with scripted(hangs) as silent:
+        a.write_config(peers=[{"name": "silent", "url": silent.url}])
+        with running(a) as daemon:
+            eventually(lambda: bool(silent.asked), daemon)
+            started = time.monotonic()
+            daemon.process.send_signal(signal.SIGTERM)
+            assert daemon.process.wait(15) == 0
+            assert time.monotonic() - started < 12
+
+
+def test_a_signal_ends_it_while_it_waits_for_a_dead_peer(a: CliHost) -> None:
+    """A wait between two tries is cut short."""
+    a.write_config(peers=[{"name": "dead", "url": "http://127.0.0.1:1"}])
+    with running(a) as daemon:
+        eventually(lambda: daemon.says("trying again"), daemon)
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(STOPS_WITHIN_S) == 0
+
+
+def test_a_signal_in_mid_merge_loses_nothing(a: CliHost, b: CliHost) -> None:
+    """Stopped between two frames of a large pull, the next daemon goes on there."""
+    b.add_many(60_000)
+    with b.serving() as server:
+        a.write_config(peers=[{"name": "b", "url": server.url}])
+        with running(a) as daemon:
+            eventually(lambda: bool(a.notes()), daemon)
+            daemon.process.send_signal(signal.SIGTERM)
+            assert daemon.process.wait(15) == 0
+        merged, asked = len(a.notes()), len(server.requests)
+        assert 0 < merged < 60_000
+        with running(a) as daemon:
+            eventually(lambda: len(a.notes()) == 60_000, daemon)
+            assert len(server.requests) - asked >= (60_000 - merged) // 10_000
+    assert a.notes() == b.notes()
+
+
+def test_a_daemon_that_cannot_enrol_says_why(a: CliHost) -> None:
+    """A wrong table ends it with 2 and the problem, not with a loop of errors."""
+    a.write_config(tables={"ghost": {}})
+    done = a.process("run")
+    assert done.returncode == 2
+    assert "ghost" in done.stderr
+    assert "Traceback" not in done.stderr

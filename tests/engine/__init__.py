@@ -1,0 +1,1 @@
+"""Tests of the replication engine, without a network."""

@@ -1,0 +1,145 @@
+"""The merge rules as a pure function, to hold the engine against.
+
+A replica is a set of changes, each one register write of one row; what shows is computed from that
+set alone, so it cannot depend on order, grouping, duplication or path. This is section 3 of the
+design in plain Python: there is no SQL here and nothing of the engine's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+Cell = tuple[str, bytes | int | None]
+"""A value as SQLite tells it apart: its typeof() and its bytes, an integer as itself."""
+Key = tuple[Cell, ...]
+Row = tuple[Cell, ...]
+Rows = dict[Key, Row]
+Tables = dict[str, Rows]
+
+EXISTENCE = ""
+"""The register that says whether a row lives; every other register is named for its column."""
+ALIVE: Cell = ("alive", None)
+DEAD: Cell = ("dead", None)
+NULL: Cell = ("null", None)
+
+
+@dataclass(frozen=True, order=True)
+class Stamp:
+    """A clock reading and its origin, totally ordered; seq parts rows enrolled together."""
+
+    hlc: int
+    origin: bytes
+    seq: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """One register write."""
+
+    stamp: Stamp
+    table: str
+    key: Key
+    register: str
+    value: Cell
+
+
+def cell(kind: str, value: object) -> Cell:
+    """Return a value of a given typeof() so that equal cells are equal byte for byte."""
+    match value:
+        case None:
+            return NULL
+        case float():
+            return kind, struct.pack(">d", value)
+        case str():
+            return kind, value.encode()
+        case int() | bytes():
+            return kind, value
+    raise TypeError(f"not a value of SQLite: {value!r}")
+
+
+def visible(
+    changes: Iterable[Change], columns: Mapping[str, Sequence[str]], presets: Mapping[str, Cell]
+) -> Tables:
+    """Return the rows that show, by table and key.
+
+    columns: each table's synced columns in order. presets: the DEFAULT of those that have one.
+    """
+    written: dict[tuple[str, Key], list[Change]] = {}
+    for change in changes:
+        written.setdefault((change.table, change.key), []).append(change)
+    tables: Tables = {table: {} for table in columns}
+    for (table, key), writes in written.items():
+        if table in columns and _last(writes, EXISTENCE) == ALIVE:
+            tables[table][key] = tuple(
+                _last(writes, name) or presets.get(name, NULL) for name in columns[table]
+            )
+    return tables
+
+
+@dataclass(frozen=True)
+class Demands:
+    """The constraints of a table.
+
+    names: its columns, the key first. uniques: sets of columns that are unique beside the key.
+    parents: columns that refer to the key of another table. check: whether a row is acceptable.
+    """
+
+    names: tuple[str, ...]
+    uniques: tuple[tuple[str, ...], ...] = ()
+    parents: tuple[tuple[tuple[str, ...], str], ...] = ()
+    check: Callable[[dict[str, Cell]], bool] = lambda _: True
+
+
+def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Demands]) -> Tables:
+    """Return which of the rows that are alive show, so that no constraint is broken.
+
+    From the newest down, each row shows that clashes with none shown so far, where a row is as new
+    as the newest of its birth and its unique values. demands: tables, parents before children.
+    """
+    claims: dict[tuple[str, Key], list[Change]] = {}
+    for change in changes:
+        claims.setdefault((change.table, change.key), []).append(change)
+    tables: Tables = {}
+    for table, demanded in demands.items():
+        unique = {EXISTENCE, *(name for names in demanded.uniques for name in names)}
+
+        def newness(key: Key, table: str = table, unique: set[str] = unique) -> Stamp:
+            writes = claims[table, key]
+            died = max((w.stamp for w in writes if w.value == DEAD), default=None)
+            return max(
+                write.stamp
+                for write in writes
+                if write.register in unique and (died is None or write.stamp > died)
+            )
+
+        tables[table] = {}
+        taken: set[tuple[tuple[str, ...], Row]] = set()
+        for key in sorted(alive[table], key=newness, reverse=True):
+            row = dict(zip(demanded.names, (*key, *alive[table][key]), strict=True))
+            wanted = {(names, tuple(row[name] for name in names)) for names in demanded.uniques}
+            wanted = {claim for claim in wanted if NULL not in claim[1]}
+            if (
+                taken.isdisjoint(wanted)
+                and demanded.check(row)
+                and all(_has_parent(row, tables[to], names) for names, to in demanded.parents)
+            ):
+                taken |= wanted
+                tables[table][key] = alive[table][key]
+    return tables
+
+
+def _has_parent(row: dict[str, Cell], parents: Rows, names: tuple[str, ...]) -> bool:
+    reference = tuple(row[name] for name in names)
+    return NULL in reference or reference in parents
+
+
+def _last(writes: list[Change], register: str) -> Cell | None:
+    """Return the write with the greatest stamp, unless a death of the row came after it."""
+    own = [write for write in writes if write.register == register]
+    if not own:
+        return None
+    last = max(own, key=lambda write: write.stamp)
+    died = any(write.value == DEAD and write.stamp > last.stamp for write in writes)
+    return None if died else last.value

@@ -1,0 +1,144 @@
+"""The conflict log: what lost to a write that did not know of it, once, and where it lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.conftest import MakeHosts
+from engine.hosts import Host, ask, pull, settle
+
+
+@pytest.fixture
+def trio(make_hosts: MakeHosts) -> list[Host]:
+    """Make three hosts that share a device; b's clock is ahead of a's, and c's of b's."""
+    a, b, c = make_hosts("a", "b", "c")
+    a.write("INSERT INTO devices (device_id, status, note) VALUES ('d', 'new', 'first')")
+    settle(a, b, c)
+    b.clock.ms += 1_000
+    c.clock.ms += 2_000
+    return [a, b, c]
+
+
+@pytest.mark.parametrize("first", ["winner", "loser"])
+def test_a_concurrent_value_that_lost_is_logged_where_it_lost(trio: list[Host], first: str) -> None:
+    """Either the loser's host hears of the winner, or the winner's host of the loser: one entry."""
+    a, b, _ = trio
+    a.write("UPDATE devices SET note = 'lost'")
+    b.write("UPDATE devices SET note = 'won'")
+    receiver, sender = (a, b) if first == "winner" else (b, a)
+    pull(receiver, sender)
+    settle(a, b)
+    assert receiver.conflicts() == [("devices", "note", "lost", "won")]
+    assert sender.conflicts() == []
+
+
+def test_a_write_that_knew_what_it_replaced_is_no_conflict(trio: list[Host]) -> None:
+    """B overwrites and deletes what A wrote, having seen it."""
+    a, b, c = trio
+    a.write("UPDATE devices SET note = 'old'")
+    pull(b, a)
+    b.write("UPDATE devices SET note = 'new'")
+    settle(a, b, c)
+    c.write("DELETE FROM devices")
+    settle(a, b, c)
+    c.write("INSERT INTO devices (device_id, note) VALUES ('d', 'again')")
+    settle(a, b, c)
+    assert [host.conflicts() for host in (a, b, c)] == [[], [], []]
+
+
+def test_a_knowing_write_that_travels_ahead_is_no_conflict(trio: list[Host]) -> None:
+    """C hears of B's knowing overwrite first, and of what it replaced afterwards."""
+    a, b, c = trio
+    a.write("UPDATE devices SET note = 'old'")
+    pull(b, a)
+    b.write("UPDATE devices SET note = 'new'")
+    pull(c, b)
+    pull(c, a)
+    assert c.conflicts() == []
+
+
+def test_equal_values_are_no_conflict(trio: list[Host]) -> None:
+    """Both hosts blocked the device; nobody lost anything."""
+    a, b, c = trio
+    a.write("UPDATE devices SET status = 'blocked'")
+    b.write("UPDATE devices SET status = 'blocked'")
+    settle(a, b, c)
+    assert [host.conflicts() for host in (a, b, c)] == [[], [], []]
+
+
+def test_different_columns_are_no_conflict(trio: list[Host]) -> None:
+    """Both writes stay."""
+    a, b, c = trio
+    a.write("UPDATE devices SET status = 'blocked'")
+    b.write("UPDATE devices SET note = 'seen'")
+    settle(a, b, c)
+    assert [host.conflicts() for host in (a, b, c)] == [[], [], []]
+
+
+@pytest.mark.parametrize("first", ["death", "update"])
+def test_a_value_written_to_a_row_that_another_deleted_is_logged(
+    trio: list[Host], first: str
+) -> None:
+    """B deletes while A, not knowing, notes something that nobody will see."""
+    a, b, _ = trio
+    a.write("UPDATE devices SET note = 'lost'")
+    b.write("DELETE FROM devices")
+    receiver, sender = (a, b) if first == "death" else (b, a)
+    pull(receiver, sender)
+    settle(a, b)
+    assert a.devices() == b.devices() == {}
+    assert receiver.conflicts() == [("devices", "note", "lost", None)]
+    assert receiver.rows("SELECT won_dead FROM syncd_conflict") == [(1,)]
+    assert sender.conflicts() == []
+
+
+def test_two_births_log_the_columns_that_differ(make_hosts: MakeHosts) -> None:
+    """Both insert the same device with other notes."""
+    a, b = make_hosts("a", "b")
+    b.clock.ms += 1_000
+    a.write("INSERT INTO devices (device_id, status, note) VALUES ('d', 'new', 'lost')")
+    b.write("INSERT INTO devices (device_id, status, note) VALUES ('d', 'new', 'won')")
+    pull(b, a)
+    settle(a, b)
+    assert b.conflicts() == [("devices", "note", "lost", "won")]
+    assert a.conflicts() == []
+
+
+def test_a_loser_that_comes_again_and_from_two_peers_is_logged_once(trio: list[Host]) -> None:
+    """It leaves no trace in the table, so it loses every time it comes."""
+    a, b, c = trio
+    a.write("UPDATE devices SET note = 'lost'")
+    for number in range(5):
+        a.write("INSERT INTO devices (device_id) VALUES (?)", f"{number}")
+    pull(b, a)
+    c.write("UPDATE devices SET note = 'won'")
+    from_a, from_b = (ask(c, host, frame_entries=1) for host in (a, b))
+    assert from_a[1].claim is from_b[1].claim is None
+    for delivery in (from_a, from_b, from_a, from_b):
+        c.replica.merge(*delivery)
+    settle(a, b, c)
+    assert c.conflicts() == [("devices", "note", "lost", "won")]
+
+
+def test_a_merge_counts_the_conflicts_it_logs(trio: list[Host]) -> None:
+    """What the caller is told is what the log says."""
+    a, b, _ = trio
+    a.write("UPDATE devices SET note = 'lost', status = 'lost'")
+    b.write("UPDATE devices SET note = 'won', status = 'won'")
+    counts = b.replica.merge(*ask(b, a))
+    assert counts.conflicting == len(b.conflicts()) == 2
+    assert b.replica.status().conflicts == 2
+
+
+def test_the_log_names_the_row_and_both_writers(trio: list[Host]) -> None:
+    """Enough to find the row again and to ask who wrote what."""
+    a, b, _ = trio
+    a.write("UPDATE devices SET note = 'lost'")
+    b.write("UPDATE devices SET note = 'won'")
+    pull(b, a)
+    ((key, lost, won),) = b.rows(
+        "SELECT c.key, l.node, w.node FROM syncd_conflict AS c"
+        " JOIN syncd_origin AS l ON l.ordinal = c.lost_origin"
+        " JOIN syncd_origin AS w ON w.ordinal = c.won_origin"
+    )
+    assert (key, lost, won) == ("'d'", "a", "b")

@@ -1,0 +1,429 @@
+"""Enrolling: once, again after every migration, and never by halves."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from engine.conftest import MakeHosts
+from engine.hosts import DEVICES, DEVICES_KEY, Host, changes_in, pull, settle
+from syncd.enrolment import Enrolled
+from syncd.errors import NotEnrolled, SchemaError
+from syncd.vector import Vector
+
+
+def insert(host: Host, device: str, note: object = None) -> None:
+    """Insert a device."""
+    host.write("INSERT INTO devices (device_id, note) VALUES (?, ?)", device, note)
+
+
+def schema_of(host: Host) -> list[tuple[Any, ...]]:
+    """Return everything that stands in the file's schema."""
+    return host.rows("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid")
+
+
+def rebuild(host: Host, ddl: str, columns: Sequence[str]) -> None:
+    """Migrate a table as SQLite recommends: make a new one, copy, drop, rename."""
+    names = ", ".join(columns)
+    host.writer.executescript(
+        f"BEGIN; {ddl.replace('TABLE devices', 'TABLE rebuilt')};"
+        f"INSERT INTO rebuilt ({names}) SELECT {names} FROM devices;"
+        "DROP TABLE devices; ALTER TABLE rebuilt RENAME TO devices; COMMIT"
+    )
+
+
+class TestAgain:
+    """Enrolling is part of every deployment."""
+
+    def test_a_new_table_says_how_many_rows_it_had(self, make_hosts: MakeHosts) -> None:
+        """What was there is counted and stamped."""
+        (a,) = make_hosts("a", enrolled=False)
+        insert(a, "d")
+        insert(a, "e")
+        assert a.enrol() == [Enrolled("devices", "new", rows=2)]
+
+    def test_enrolling_again_changes_nothing_and_says_so(self, make_hosts: MakeHosts) -> None:
+        """The same file, the same origin, the same vector."""
+        (a,) = make_hosts("a")
+        insert(a, "d")
+        origin, vector, before = a.replica.origin(), a.replica.vector(), schema_of(a)
+        assert a.enrol() == [Enrolled("devices", "unchanged")]
+        assert (a.replica.origin(), a.replica.vector(), schema_of(a)) == (origin, vector, before)
+
+    def test_writes_that_wait_are_not_lost_by_enrolling(self, make_hosts: MakeHosts) -> None:
+        """What nobody has folded yet is sent under its own stamps."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d")
+        a.write("UPDATE devices SET note = 1")
+        a.write("DELETE FROM devices")
+        insert(a, "e")
+        a.enrol()
+        pull(b, a)
+        assert b.devices() == a.devices() == {"e": ("new", None)}
+
+    def test_a_table_that_is_no_longer_listed_stays_enrolled(self, make_hosts: MakeHosts) -> None:
+        """To take a line out of the configuration must not lose data."""
+        ddl = f"{DEVICES}; CREATE TABLE logs (line TEXT PRIMARY KEY)"
+        both: dict[str, list[str] | None] = {**DEVICES_KEY, "logs": None}
+        a, b = make_hosts("a", "b", ddl=ddl, tables=both)
+        states = {e.table: e.state for e in a.enrol(DEVICES_KEY)}
+        assert states == {"devices": "unchanged", "logs": "unlisted"}
+        a.write("INSERT INTO logs VALUES ('one')")
+        pull(b, a)
+        assert b.rows("SELECT * FROM logs") == [("one",)]
+
+    def test_a_table_added_to_the_configuration_is_enrolled(self, make_hosts: MakeHosts) -> None:
+        """Beside those that are enrolled already."""
+        a, b = make_hosts("a", "b")
+        for host in (a, b):
+            host.write("CREATE TABLE logs (line TEXT PRIMARY KEY)")
+        a.write("INSERT INTO logs VALUES ('before')")
+        for host in (a, b):
+            assert {e.table: e.state for e in host.enrol({**DEVICES_KEY, "logs": None})} == {
+                "devices": "unchanged",
+                "logs": "new",
+            }
+        a.write("INSERT INTO logs VALUES ('after')")
+        pull(b, a)
+        assert b.rows("SELECT * FROM logs ORDER BY 1") == [("after",), ("before",)]
+
+    def test_nothing_works_before_enrolling(self, make_hosts: MakeHosts) -> None:
+        """And the error says what to do."""
+        (a,) = make_hosts("a", enrolled=False)
+        for call in (a.replica.vector, a.replica.origin, a.replica.fold, a.replica.status):
+            with pytest.raises(NotEnrolled):
+                call()
+
+
+class TestExistingRows:
+    """Rows that nobody stamped give way to any real write."""
+
+    def test_any_real_write_beats_them(self, make_hosts: MakeHosts) -> None:
+        """B enrolled a newer looking row; A really wrote its own, and by a slow clock."""
+        a, b = make_hosts("a", "b", enrolled=False)
+        for host in (a, b):
+            insert(host, "d", f"from {host.node}")
+            insert(host, "e", f"from {host.node}")
+            host.enrol()
+        a.clock.ms = 1
+        a.write("UPDATE devices SET note = 'really' WHERE device_id = 'd'")
+        a.write("DELETE FROM devices WHERE device_id = 'e'")
+        settle(a, b)
+        for host in (a, b):
+            assert {device: note for device, (_, note) in host.devices().items()} == {"d": "really"}
+
+    def test_they_do_not_revive_what_was_deleted(self, make_hosts: MakeHosts) -> None:
+        """B has had the file for a year and joins now; what A deleted stays deleted."""
+        a, b = make_hosts("a", "b", enrolled=False)
+        for host in (a, b):
+            insert(host, "d")
+        a.enrol()
+        a.write("DELETE FROM devices")
+        b.enrol()
+        settle(a, b)
+        assert a.devices() == b.devices() == {}
+
+    def test_a_small_frame_can_end_between_them(self, make_hosts: MakeHosts) -> None:
+        """They share one clock reading; seq keeps them apart."""
+        a, b = make_hosts("a", "b", enrolled=False)
+        for number in range(7):
+            insert(a, f"{number}")
+        a.enrol()
+        b.enrol()
+        pull(b, a, frame_entries=2)
+        assert b.devices() == a.devices()
+
+
+class TestMigrations:
+    """Columns come and go."""
+
+    def test_an_added_column_is_synced_from_then_on(self, make_hosts: MakeHosts) -> None:
+        """Enrol again names it."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d")
+        settle(a, b)
+        for host in (a, b):
+            host.write("ALTER TABLE devices ADD COLUMN extra DEFAULT 7")
+            assert host.enrol() == [Enrolled("devices", "changed", added=("extra",))]
+        a.write("UPDATE devices SET extra = 8")
+        settle(a, b)
+        assert b.rows("SELECT device_id, extra FROM devices") == [("d", 8)]
+
+    def test_what_was_written_to_a_column_before_enrolling_it_is_sent(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Also for a row that had died and been born again, whose death is remembered."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d")
+        insert(a, "e")
+        a.write("DELETE FROM devices WHERE device_id = 'e'")
+        insert(a, "e")
+        settle(a, b)
+        a.write("ALTER TABLE devices ADD COLUMN extra DEFAULT 7")
+        a.write("UPDATE devices SET extra = 8")
+        insert(a, "f")
+        (enrolled,) = a.enrol()
+        assert enrolled == Enrolled("devices", "changed", rows=2, added=("extra",))
+        b.write("ALTER TABLE devices ADD COLUMN extra DEFAULT 7")
+        b.enrol()
+        settle(a, b)
+        shown = [host.rows("SELECT device_id, extra FROM devices ORDER BY 1") for host in (a, b)]
+        assert shown == [[("d", 8), ("e", 8), ("f", 7)]] * 2
+
+    def test_a_real_write_to_an_added_column_beats_what_was_there(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """A's migration filled the column; B's user wrote it."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d")
+        settle(a, b)
+        for host in (a, b):
+            host.write("ALTER TABLE devices ADD COLUMN extra")
+        a.write("UPDATE devices SET extra = 'filled'")
+        b.enrol()
+        b.clock.ms = a.clock.ms - 1_000
+        b.write("UPDATE devices SET extra = 'written'")
+        a.clock.ms += 1_000
+        a.enrol()
+        settle(a, b)
+        for host in (a, b):
+            assert host.rows("SELECT extra FROM devices") == [("written",)]
+
+    def test_a_dropped_column_leaves_the_rest_in_step(self, make_hosts: MakeHosts) -> None:
+        """A rebuilds its table without the column; B still has it, and keeps its values."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d", "kept by b")
+        settle(a, b)
+        rebuild(a, DEVICES.replace(",\n        note", ""), ["id", "device_id", "status"])
+        (enrolled,) = a.enrol()
+        assert (enrolled.state, enrolled.dropped) == ("changed", ("note",))
+        a.write("UPDATE devices SET status = 'blocked'")
+        a.write("INSERT INTO devices (device_id) VALUES ('e')")
+        b.write("UPDATE devices SET note = 'newer'")
+        settle(a, b)
+        assert b.devices() == {"d": ("blocked", "newer"), "e": ("new", None)}
+        assert a.rows("SELECT device_id, status FROM devices ORDER BY 1") == [
+            ("d", "blocked"),
+            ("e", "new"),
+        ]
+
+    def test_a_column_that_comes_back_is_a_new_one(self, make_hosts: MakeHosts) -> None:
+        """Dropped and added again: what B wrote to it in the meantime was held and shows."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d", "old")
+        settle(a, b)
+        rebuild(a, DEVICES.replace(",\n        note", ""), ["id", "device_id", "status"])
+        a.enrol()
+        b.clock.ms = a.clock.ms
+        b.write("UPDATE devices SET note = 'meanwhile'")
+        pull(a, b)
+        a.write("ALTER TABLE devices ADD COLUMN note")
+        (enrolled,) = a.enrol()
+        assert enrolled.added == ("note",)
+        assert a.devices() == {"d": ("new", "meanwhile")}
+        a.write("UPDATE devices SET note = 'again'")
+        settle(a, b)
+        assert a.devices() == b.devices() == {"d": ("new", "again")}
+
+    def test_a_rebuilt_table_is_captured_again_after_enrolling(self, make_hosts: MakeHosts) -> None:
+        """Dropping a table drops its triggers without a word; enrolling puts them back."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d")
+        settle(a, b)
+        before = {row[1:] for row in schema_of(a) if row[0] == "trigger"}
+        rebuild(a, DEVICES, ["id", "device_id", "status", "note"])
+        assert not [row for row in schema_of(a) if row[0] == "trigger"]
+        (enrolled,) = a.enrol()
+        assert enrolled.state == "changed"
+        assert {row[1:] for row in schema_of(a) if row[0] == "trigger"} == before
+        a.write("UPDATE devices SET status = 'blocked'")
+        insert(a, "e")
+        settle(a, b)
+        assert b.devices() == a.devices() == {"d": ("blocked", None), "e": ("new", None)}
+
+    def test_a_new_unique_index_is_watched_after_enrolling(self, make_hosts: MakeHosts) -> None:
+        """A REPLACE through it displaces rows; their deaths must be captured."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d", "same")
+        settle(a, b)
+        for host in (a, b):
+            host.write("CREATE UNIQUE INDEX note_once ON devices (note)")
+            assert host.enrol()[0].state == "changed"
+        a.write("INSERT OR REPLACE INTO devices (device_id, note) VALUES ('e', 'same')")
+        settle(a, b)
+        assert b.devices() == a.devices() == {"e": ("new", "same")}
+
+    def test_a_dropped_trigger_is_put_back(self, make_hosts: MakeHosts) -> None:
+        """Somebody tidied up the schema."""
+        (a,) = make_hosts("a")
+        before = schema_of(a)
+        name = next(row[1] for row in before if row[0] == "trigger")
+        a.write(f"DROP TRIGGER {name}")
+        assert a.enrol()[0].state == "changed"
+        assert {row[1] for row in schema_of(a)} == {row[1] for row in before}
+
+
+REFUSED: dict[str, tuple[str, list[str] | None]] = {
+    "no table": ("", None),
+    "no key": ("CREATE TABLE t (a TEXT NOT NULL, b)", None),
+    "bare integer": ("CREATE TABLE t (id INTEGER PRIMARY KEY, a)", None),
+    "bare integer, counted": ("CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a)", None),
+    "bare integer, without rowid": (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a) WITHOUT ROWID",
+        None,
+    ),
+    "virtual table": ("CREATE VIRTUAL TABLE t USING fts5(a)", ["a"]),
+    "view": ("CREATE TABLE u (a TEXT PRIMARY KEY); CREATE VIEW t AS SELECT * FROM u", ["a"]),
+    "unknown column": ("CREATE TABLE t (a TEXT PRIMARY KEY)", ["nobody"]),
+    "nullable key": ("CREATE TABLE t (a TEXT UNIQUE)", ["a"]),
+    "half nullable key": ("CREATE TABLE t (a TEXT NOT NULL, b TEXT, UNIQUE (a, b))", ["a", "b"]),
+    "not unique": ("CREATE TABLE t (a TEXT NOT NULL, b)", ["a"]),
+    "unique only with another": (
+        "CREATE TABLE t (a TEXT NOT NULL, b TEXT NOT NULL, UNIQUE (a, b))",
+        ["a"],
+    ),
+    "unique in part": (
+        "CREATE TABLE t (a TEXT NOT NULL, b); CREATE UNIQUE INDEX i ON t (a) WHERE b > 0",
+        ["a"],
+    ),
+    "unique as expression": (
+        "CREATE TABLE t (a TEXT NOT NULL, b); CREATE UNIQUE INDEX i ON t (lower(a))",
+        ["a"],
+    ),
+    "nocase key": ("CREATE TABLE t (a TEXT NOT NULL COLLATE NOCASE UNIQUE, b)", ["a"]),
+    "nocase primary key": ("CREATE TABLE t (a TEXT COLLATE NOCASE PRIMARY KEY, b)", None),
+    "nocase index": (
+        "CREATE TABLE t (a TEXT NOT NULL, b); CREATE UNIQUE INDEX i ON t (a COLLATE NOCASE)",
+        ["a"],
+    ),
+    "half nocase key": (
+        "CREATE TABLE t (a TEXT NOT NULL, b TEXT NOT NULL COLLATE NOCASE, UNIQUE (a, b))",
+        ["a", "b"],
+    ),
+    "nocase column under a binary index": (
+        "CREATE TABLE t (a TEXT NOT NULL COLLATE NOCASE, b);"
+        "CREATE UNIQUE INDEX i ON t (a COLLATE BINARY)",
+        ["a"],
+    ),
+    "generated key": (
+        "CREATE TABLE t (a TEXT, g TEXT NOT NULL AS (a || '!') STORED UNIQUE)",
+        ["g"],
+    ),
+    "foreign key to a number that every host mints": (
+        "CREATE TABLE t (a TEXT PRIMARY KEY, device INTEGER REFERENCES devices (id))",
+        None,
+    ),
+    "too many columns": (
+        f"CREATE TABLE t (a TEXT PRIMARY KEY, {', '.join(f'c{n}' for n in range(61))})",
+        None,
+    ),
+}
+
+
+class TestRefusals:
+    """A table that cannot be synced safely is refused, and nothing is left behind."""
+
+    @pytest.mark.parametrize(("ddl", "key"), REFUSED.values(), ids=REFUSED.keys())
+    def test_a_refusal_leaves_the_schema_as_it_was(
+        self, make_hosts: MakeHosts, ddl: str, key: list[str] | None
+    ) -> None:
+        """The other table of the configuration is not enrolled either."""
+        tables: dict[str, list[str] | None] = {**DEVICES_KEY, "t": key}
+        (a,) = make_hosts("a", ddl=f"{DEVICES}; {ddl}", tables=tables, enrolled=False)
+        before = schema_of(a)
+        with pytest.raises(SchemaError) as refusal:
+            a.enrol()
+        assert all(problem.startswith("tables.t") for problem in refusal.value.problems)
+        assert schema_of(a) == before
+        with pytest.raises(NotEnrolled):
+            a.replica.vector()
+
+    @pytest.mark.parametrize(("ddl", "key"), REFUSED.values(), ids=REFUSED.keys())
+    def test_a_refusal_leaves_an_enrolled_file_as_it_was(
+        self, make_hosts: MakeHosts, ddl: str, key: list[str] | None
+    ) -> None:
+        """A deployment adds a table that is refused; what was synced is synced on."""
+        a, b = make_hosts("a", "b")
+        a.writer.executescript(ddl)
+        before = schema_of(a)
+        with pytest.raises(SchemaError):
+            a.enrol({**DEVICES_KEY, "t": key})
+        assert schema_of(a) == before
+        insert(a, "d")
+        pull(b, a)
+        assert b.devices() == a.devices()
+
+    def test_all_problems_are_reported_at_once(self, make_hosts: MakeHosts) -> None:
+        """Whoever mends a configuration wants to mend it in one go."""
+        ddl = f"{DEVICES}; CREATE TABLE t (a TEXT, b); CREATE VIEW v AS SELECT 1"
+        tables: dict[str, list[str] | None] = {
+            "devices": None,
+            "t": ["a", "b"],
+            "u": ["x"],
+            "v": ["y"],
+        }
+        (a,) = make_hosts("a", ddl=ddl, tables=tables, enrolled=False)
+        with pytest.raises(SchemaError) as refusal:
+            a.enrol()
+        problems = refusal.value.problems
+        for named in ("tables.devices", "tables.t.key", "'a'", "'b'", "tables.u", "tables.v"):
+            assert any(named in problem for problem in problems), named
+        assert len(problems) >= 5
+
+    def test_a_bare_integer_key_names_both_ways_out(self, make_hosts: MakeHosts) -> None:
+        """It is the first thing that users will meet."""
+        (a,) = make_hosts("a", tables={"devices": None}, enrolled=False)
+        with pytest.raises(SchemaError, match=r"key: \[columns\].*UUID"):
+            a.enrol()
+
+    @pytest.mark.parametrize("key", [["status"], ["device_id", "status"], None])
+    def test_the_key_of_an_enrolled_table_cannot_change(
+        self, make_hosts: MakeHosts, key: list[str] | None
+    ) -> None:
+        """Everything that is stamped is stamped under the old key."""
+        ddl = (
+            "CREATE TABLE devices (device_id TEXT NOT NULL UNIQUE, status TEXT NOT NULL UNIQUE,"
+            " note, UNIQUE (device_id, status), PRIMARY KEY (status, device_id))"
+        )
+        (a,) = make_hosts("a", ddl=ddl)
+        before = schema_of(a)
+        with pytest.raises(SchemaError, match="cannot change"):
+            a.enrol({"devices": key})
+        assert schema_of(a) == before
+
+    def test_a_table_with_sixty_columns_is_synced(self, make_hosts: MakeHosts) -> None:
+        """The bound is what a mask can hold, and not one less."""
+        names = [f"c{n}" for n in range(60)]
+        ddl = f"CREATE TABLE t (a TEXT PRIMARY KEY, {', '.join(names)})"
+        a, b = make_hosts("a", "b", ddl=ddl, tables={"t": None})
+        a.write("INSERT INTO t (a, c0, c59) VALUES ('k', 1, 2)")
+        settle(a, b)
+        a.write("UPDATE t SET c58 = 3, c59 = 4")
+        settle(a, b)
+        assert b.rows("SELECT * FROM t") == a.rows("SELECT * FROM t")
+        a.write("UPDATE t SET " + ", ".join(f"{name} = 5" for name in names))
+        settle(a, b)
+        assert b.rows("SELECT * FROM t") == [("k", *[5] * 60)]
+        told = changes_in(b.replica.changes_since(Vector())[1])
+        assert len({change.register for change in told}) == 61
+
+    def test_a_reader_beside_an_enrolment_sees_all_or_nothing(self, make_hosts: MakeHosts) -> None:
+        """A crash or a refusal in the middle undoes everything: it is one transaction."""
+        ddl = f"{DEVICES}; CREATE TABLE logs (line TEXT PRIMARY KEY)"
+        both: dict[str, list[str] | None] = {**DEVICES_KEY, "logs": None}
+        (a,) = make_hosts("a", ddl=ddl, tables=both, enrolled=False)
+        other = sqlite3.connect(a.path)
+        count = "SELECT count(*) FROM sqlite_schema"
+        before = other.execute(count).fetchone()
+        seen = set()
+        raw = a.replica._database._connection()
+        raw.set_trace_callback(lambda _: seen.add(other.execute(count).fetchone()))
+        a.enrol()
+        raw.set_trace_callback(None)
+        after = other.execute(count).fetchone()
+        other.close()
+        assert before != after
+        assert seen <= {before, after}

@@ -1,0 +1,157 @@
+"""One host's life: started in every way, ended by either signal, pushed to where it only serves."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from processes.live_hosts import (
+    EQUAL_WITHIN_S,
+    READY_WITHIN_S,
+    ROOT,
+    STOPS_WITHIN_S,
+    LiveHost,
+    alone,
+    equal,
+    eventually,
+)
+
+pytestmark = pytest.mark.processes
+
+GONE_WITHIN_S = 3
+STARTS = {
+    "syncd up": (("-m", "syncd", "up"), ROOT),
+    "cd api && python app.py": (("app.py",), ROOT / "api"),
+}
+INSERT = (
+    "INSERT INTO devices (device_id, license_type, start_date) VALUES ('{}', 'anual', '2026-01-01')"
+)
+
+
+def nothing_is_left(host: LiveHost) -> None:
+    """Check that every process of a host is gone and its port is free."""
+    eventually(lambda: not host.pids(), GONE_WITHIN_S, lambda: f"left: {host.pids()}\n{host.log()}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", host.port))
+
+
+@pytest.mark.parametrize(
+    ("start", "number"),
+    [("syncd up", signal.SIGTERM), ("cd api && python app.py", signal.SIGINT)],
+    ids=["syncd up, SIGTERM", "python app.py, SIGINT"],
+)
+def test_a_host_starts_whole_and_ends_cleanly(
+    start: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    """API and daemon come up as one, and one signal ends both with 0, leaving nothing behind."""
+    with alone(tmp_path / "host") as host:
+        process = host.start(*STARTS[start])
+        host.wait_until_up()
+        assert len(host.pids()) == 4  # up, gunicorn, its worker, the daemon
+        host.shell(INSERT.format("x"))
+        eventually(
+            lambda: host.rows("SELECT count(*) FROM syncd_changes_devices") == [(1,)],
+            EQUAL_WITHIN_S,
+            host.log,
+        )
+        process.send_signal(number)
+        assert process.wait(STOPS_WITHIN_S) == 0, host.log()
+        nothing_is_left(host)
+        assert "Traceback" not in host.log()
+
+
+def test_a_host_ends_cleanly_while_it_starts(tmp_path: Path) -> None:
+    """A deployment that is taken back at once leaves nothing running."""
+    with alone(tmp_path / "host") as host:
+        process = host.start()
+        eventually(lambda: len(host.pids()) >= 2 or host.has_ended(), READY_WITHIN_S, host.log)
+        process.terminate()
+        assert process.wait(STOPS_WITHIN_S) == 0, host.log()
+        nothing_is_left(host)
+
+
+def test_a_host_without_its_secrets_says_all_that_is_missing(tmp_path: Path) -> None:
+    """It ends with 2 before anything is started or created, naming variable and command."""
+    secrets = ("SYNC_KEYS", "SESSION_KEYS", "API_KEY", "SHARED_SECRET")
+    with alone(tmp_path / "host", **dict.fromkeys(secrets, "")) as host:
+        assert host.start().wait(READY_WITHIN_S) == 2
+        for name in secrets:
+            assert f"({name})" in host.log()
+        assert "syncd keygen" in host.log()
+        assert not host.database.exists()
+        assert not host.pids()
+
+
+def test_a_second_host_on_the_same_file_does_not_start_a_second_daemon(tmp_path: Path) -> None:
+    """Two `up` by mistake: one daemon holds the file; the other is tried again, later each time."""
+    with alone(tmp_path / "host") as host, alone(tmp_path / "twin") as twin:
+        host.start()
+        host.wait_until_up()
+        twin.env["DB_PATH"] = str(host.database)
+        twin.start()
+        holder = host.daemon_pid()
+        eventually(lambda: "next start in 2 s" in twin.log(), READY_WITHIN_S, twin.log)
+        assert "next start in 1 s" in twin.log()
+        assert f"process {holder}" in twin.log()
+        assert host.daemon_pid() == holder
+        assert not host.has_ended()
+
+
+def test_a_host_killed_in_mid_write_comes_back_with_all_it_had(tmp_path: Path) -> None:
+    """Every process is killed at once while rows are written; what was committed is there."""
+    with alone(tmp_path / "host") as host:
+        host.start()
+        host.wait_until_up()
+        for number in range(20):
+            host.shell(INSERT.format(f"d{number}"))
+            if number == 10:
+                host.signal_all(signal.SIGKILL)
+                assert host.process is not None
+                host.process.wait(STOPS_WITHIN_S)
+        host.start()
+        host.wait_until_up()
+        assert host.device_ids() == {f"d{number}" for number in range(20)}
+        eventually(
+            lambda: host.rows("SELECT count(*) FROM syncd_changes_devices") == [(20,)],
+            EQUAL_WITHIN_S,
+            host.log,
+        )
+
+
+def test_a_peer_that_only_serves_is_pulled_from_and_pushed_to(tmp_path: Path) -> None:
+    """A host that runs the API and no daemon is kept in step by one that does."""
+    with alone(tmp_path / "active") as active, alone(tmp_path / "passive") as passive:
+        passive.env["NODE_NAME"] = "passive"
+        passive.start(
+            (
+                *("-m", "gunicorn", "api.app:create_app()", "--no-control-socket"),
+                *("--bind", f"127.0.0.1:{passive.port}", "--worker-class", "gthread"),
+            )
+        )
+        passive.wait_until_answering()
+        active.env["SYNC_PEERS"] = f'[{{name: passive, url: "{passive.url}", push: true}}]'
+        active.start()
+        active.wait_until_up()
+        active.shell(INSERT.format("from-active"))
+        passive.shell(INSERT.format("from-passive"))
+        both = {"from-active", "from-passive"}
+        eventually(
+            lambda: active.device_ids() == passive.device_ids() == both,
+            EQUAL_WITHIN_S,
+            lambda: active.log() + passive.log(),
+        )
+        active.shell("DELETE FROM devices WHERE device_id = 'from-passive'")
+        passive.shell("UPDATE devices SET notes = 'seen' WHERE device_id = 'from-active'")
+        eventually(
+            lambda: (
+                equal([active, passive])
+                and active.rows("SELECT device_id, notes FROM devices") == [("from-active", "seen")]
+            ),
+            EQUAL_WITHIN_S,
+            lambda: active.log() + passive.log(),
+        )
+        assert passive.daemon_pid() is None
