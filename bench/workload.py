@@ -31,7 +31,7 @@ Row = tuple[str, ...]
 
 def rows(count: int = ROWS, seed: int = 1) -> list[Row]:
     """Return licence rows in no particular key order."""
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     made: list[Row] = []
     for _ in range(count):
         month, day, hour = draw.randint(1, 12), draw.randint(1, 28), draw.randint(0, 23)

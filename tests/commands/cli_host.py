@@ -7,8 +7,10 @@ environment is the test's: nothing that configures syncd leaks in from outside.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -134,8 +136,11 @@ class CliHost:
         assert result.exit_code == 0, result.stderr
         return json.loads(result.stdout)
 
-    def process(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run a command as a process."""
+    def process(
+        self, *args: str | Path, file_bytes_max: int = resource.RLIM_INFINITY
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as a process; file_bytes_max: how large a file it may write."""
+        limits = (file_bytes_max, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
         return subprocess.run(
             [sys.executable, "-m", "syncd", "--config", str(self.config), *map(str, args)],
             env=clean_environment(self.env),
@@ -144,6 +149,7 @@ class CliHost:
             text=True,
             timeout=TIMEOUT_S,
             check=False,
+            preexec_fn=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, limits),
         )
 
 

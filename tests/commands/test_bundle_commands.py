@@ -216,6 +216,18 @@ def test_an_export_into_a_folder_that_is_not_there_is_one_error(a: CliHost, stic
     refused(a.run("export", stick / "no" / "all.syncd"), "cannot be written: No such file")
 
 
+def test_an_export_that_runs_out_of_room_leaves_no_file(a: CliHost, stick: Path) -> None:
+    """A full stick is one error; neither half a file nor its rest stays behind."""
+    a.sql("INSERT INTO note (name, body) VALUES ('large', randomblob(2000000))")
+    assert a.run("export", stick / "first.syncd").exit_code == 0
+    path = stick / "second.syncd"
+    done = a.process("export", path, file_bytes_max=1_000_000)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {path} cannot be written: ")
+    assert "Traceback" not in done.stderr
+    assert [found.name for found in stick.iterdir()] == ["first.syncd"]
+
+
 def test_an_export_of_many_rows_is_whole(a: CliHost, b: CliHost, stick: Path) -> None:
     """More than one frame goes into one file, and all of them come out."""
     a.add_many(ROWS_OF_TWO_FRAMES)

@@ -6,11 +6,13 @@ The hosts are started once and shared; each test leaves all three up and in step
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import requests
@@ -237,6 +239,21 @@ def test_a_killed_worker_is_replaced_without_the_host_ending(cluster: Cluster) -
     eventually(lambda: not workers & c.pids() and c.is_healthy(), READY_WITHIN_S, c.log)
     assert not c.has_ended()
     assert (c.api_pid(), c.daemon_pid()) == (master, daemon)
+
+
+def test_commands_work_beside_a_running_host(cluster: Cluster, token: str, tmp_path: Path) -> None:
+    """`init`, `sync`, `export` and `import` share the file with API and daemon."""
+    a, b = cluster["host-a"], cluster["host-b"]
+    a.create(token, "beside")
+    cluster.wait_until_equal("beside")
+    bundle = str(tmp_path / "all.syncd")
+    assert "unchanged" in a.command("-m", "syncd", "init")
+    outcomes = json.loads(a.command("-m", "syncd", "sync", "--json"))
+    assert [outcome["ok"] for outcome in outcomes] == [True, True]
+    a.command("-m", "syncd", "export", bundle)
+    imported = json.loads(b.command("-m", "syncd", "import", bundle, "--json"))
+    assert (imported["applied"], imported["conflicting"], imported["held"]) == (0, 0, 0)
+    cluster.wait_until_equal("beside")
 
 
 def test_a_client_gets_the_same_answer_from_every_host(cluster: Cluster, token: str) -> None:
