@@ -248,9 +248,10 @@ class _Scope:
         connection = self._connection
         with changelog.staging(connection, table, columns):
             _stage(connection, table, columns, section)
-            connection.run(
-                f"DELETE FROM temp.syncd_staged WHERE seq <= {_cases('origin', self._merged)}"
-            )
+            if self._merged:
+                connection.run(
+                    f"DELETE FROM temp.syncd_staged WHERE seq <= {_cases('origin', self._merged)}"
+                )
             _refuse_repeats(connection, table)
             with changelog.resolved(connection, table) as contested:
                 logged = 0
