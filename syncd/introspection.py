@@ -82,6 +82,7 @@ class _Info:
     pk: int
     generated: bool
     affinity: str
+    rowid: bool
 
     @property
     def bare_integer(self) -> bool:
@@ -184,6 +185,9 @@ def affinity_of(declared: str) -> str:
 
 def _infos(connection: Connection, name: str) -> list[_Info]:
     strict = connection.value("SELECT strict FROM pragma_table_list(?)", (name,))
+    has_index = connection.value(
+        "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?) WHERE origin = 'pk')", (name,)
+    )
     return [
         _Info(
             name=column,
@@ -193,6 +197,8 @@ def _infos(connection: Connection, name: str) -> list[_Info]:
             pk=pk,
             generated=hidden in (2, 3),
             affinity="BLOB" if strict and declared.upper() == "ANY" else affinity_of(declared),
+            # An INTEGER PRIMARY KEY with an index of its own (WITHOUT ROWID, or DESC) is no rowid.
+            rowid=bool(pk) and declared.upper() == "INTEGER" and not has_index,
         )
         for column, declared, not_null, preset, pk, hidden in connection.rows(
             'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?)',
@@ -262,10 +268,7 @@ def _declared_key(infos: list[_Info]) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _rowid_alias(infos: list[_Info]) -> str | None:
-    declared = [info for info in infos if info.pk]
-    if len(declared) == 1 and declared[0].bare_integer:
-        return declared[0].name
-    return None
+    return next((info.name for info in infos if info.rowid), None)
 
 
 def _uniques(connection: Connection, name: str, infos: list[_Info]) -> list[Unique]:

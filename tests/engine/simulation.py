@@ -206,7 +206,7 @@ Step = Write | Pull | Carry | Redeliver | SetClock | Pass | Fold | Backup | Rest
 class World:
     """Hosts, the roads between them, and the set of changes each host must have by now.
 
-    pragmas: what writers ask of SQLite, such as to enforce foreign keys.
+    enforced: whether writers have SQLite enforce foreign keys, which it does not by itself.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class World:
         skews_ms: Sequence[int],
         before: Iterable[Write] = (),
         *,
-        pragmas: Sequence[str] = (),
+        enforced: bool = True,
     ) -> None:
         self.shapes = shapes
         self.holds_back = any(s.uniques or s.parents for s in shapes.values())
@@ -227,7 +227,7 @@ class World:
         self.ledger: dict[tuple[str, Key, str, Stamp], Cell] = {}
         self.mail: list[Delivery] = []
         self.backup: tuple[bytes, set[Change]] | None = None
-        self.pragmas = pragmas
+        self.enforced = enforced
         ddl = ";".join(shape.ddl for shape in shapes.values())
         tables = {name: shape.config for name, shape in shapes.items()}
         self.hosts = [
@@ -408,8 +408,7 @@ class World:
         self._check(number)
 
     def _configure(self, host: Host) -> None:
-        for pragma in self.pragmas:
-            host.writer.execute(f"PRAGMA {pragma}")
+        host.writer.execute(f"PRAGMA foreign_keys = {self.enforced}")
 
     def _deliver(self, receiver: int, delivered: list[Delivery]) -> None:
         self.mail += delivered

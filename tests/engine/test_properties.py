@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.hosts import scratch
 from engine.simulation import (
     CONSTRAINED,
     PLAIN,
@@ -76,7 +76,6 @@ VALUES: dict[str, dict[str, list[Any]]] = {
 }
 SHAPES = PLAIN | CONSTRAINED
 OPTIONAL = {"seats", "note", "score", "kind", "email", "phone", "low", "high", "owner", "seat"}
-PRAGMAS = ["foreign_keys = ON", "recursive_triggers = ON"]
 SKEWS_MS = [0, 0, 0, 1, -1, 1_000, -60_000, 100_000]
 
 
@@ -213,7 +212,7 @@ class Plan:
     skews_ms: tuple[int, ...]
     before: tuple[Write, ...]
     steps: tuple[Step, ...]
-    pragmas: tuple[str, ...] = ()
+    enforced: bool
 
 
 def _roads(hosts: int) -> dict[str, Roads]:
@@ -234,8 +233,8 @@ def _both_ways(roads: Sequence[tuple[int, int]]) -> Roads:
 
 
 @st.composite
-def plans(draw: st.DrawFn, shapes: Shapes) -> Plan:
-    """Draw a plan for two to five hosts."""
+def plans(draw: st.DrawFn, shapes: Shapes, *more: st.SearchStrategy[Step]) -> Plan:
+    """Draw a plan for two to five hosts. more: steps beside the usual ones."""
     hosts = draw(st.sampled_from([2, 3, 3, 4, 5]))
     # Where all happens in one table, its rows meet more often.
     tables = list(shapes)[: draw(st.sampled_from([len(shapes), len(shapes) - 1, 1]))]
@@ -243,35 +242,16 @@ def plans(draw: st.DrawFn, shapes: Shapes) -> Plan:
         draw(st.sampled_from(list(_roads(hosts).values()))),
         tuple(draw(st.lists(st.sampled_from(SKEWS_MS), min_size=hosts, max_size=hosts))),
         tuple(draw(st.lists(_writes(tables, st.just(True)), max_size=2))),
-        tuple(draw(st.lists(_steps(tables), max_size=25))),
-        tuple(draw(st.sets(st.sampled_from(PRAGMAS)))),
-    )
-
-
-@st.composite
-def plans_with_backups(draw: st.DrawFn) -> Plan:
-    """Draw a plan for few hosts on which files are put aside and put back."""
-    hosts = draw(st.integers(2, 3))
-    number = st.integers(0, hosts - 1)
-    writes = st.builds(Write, number, st.tuples(_inserts("devices", "INSERT OR REPLACE")))
-    updates = st.builds(Write, number, st.tuples(_updates("devices")))
-    pulls = st.builds(Pull, st.integers(0, 5))
-    steps = st.one_of(
-        writes, updates, pulls, pulls, st.builds(Backup, number), st.builds(Restore, number)
-    )
-    return Plan(
-        _roads(hosts)["everybody"],
-        (0,) * hosts,
-        (),
-        tuple(draw(st.lists(steps, min_size=4, max_size=20))),
+        tuple(draw(st.lists(st.one_of(_steps(tables), *more), max_size=25))),
+        draw(st.booleans()),
     )
 
 
 def play(shapes: Shapes, plan: Plan) -> None:
     """Run a plan in a world of its own, to the end."""
-    with scratch() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         world = World(
-            Path(folder), shapes, plan.roads, plan.skews_ms, plan.before, pragmas=plan.pragmas
+            Path(folder), shapes, plan.roads, plan.skews_ms, plan.before, enforced=plan.enforced
         )
         try:
             world.run(plan.steps)
@@ -296,7 +276,7 @@ def test_hosts_agree_on_what_constraints_hold_back(plan: Plan) -> None:
 
 
 @thorough
-@given(plans_with_backups())
+@given(plans(PLAIN, st.builds(Backup, st.integers(0, 4)), st.builds(Restore, st.integers(0, 4))))
 def test_restored_and_copied_files_lose_nothing_that_was_sent(plan: Plan) -> None:
     """Hazard 1: a file that is put back, or put in another's place, gives its seqs out again."""
-    play({"devices": PLAIN["devices"]}, plan)
+    play(PLAIN, plan)
