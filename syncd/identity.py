@@ -30,13 +30,17 @@ def sidecar_of(database: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Memory:
-    """What the sidecar remembers. former: the token before, until the change is certain."""
+    """What the sidecar remembers. former: the token before, until the change is certain.
+
+    sent: the highest own seq, position: the highest position of the changelog that went out.
+    """
 
     node: str
     inode: int
     token: bytes
     former: bytes | None
     sent: int
+    position: int
 
 
 class Identity:
@@ -64,8 +68,9 @@ class Identity:
             return f"the host was called {memory.node} and is called {self._node} now"
         if memory.inode != self._path.stat().st_ino:
             return "it is another file than the one its sidecar was made for"
-        token = connection.value("SELECT token FROM syncd_replica")
-        if token not in (memory.token, memory.former) or own < memory.sent:
+        token, position = connection.row("SELECT token, position FROM syncd_replica") or ()
+        is_older = own < memory.sent or position < memory.position
+        if is_older or token not in (memory.token, memory.former):
             return "it is older than what its sidecar remembers, as a restored backup is"
         return None
 
@@ -84,23 +89,32 @@ class Identity:
             (now_ms, reason, origin),
         )
         log.warning("%s: new origin %s: %s", self._path, origin.hex(), reason)
-        self._remember(connection, sent=0)
+        self._remember(connection, 0, 0)
 
-    def note_sending(self, connection: Connection, seq: int) -> None:
-        """Remember that changes up to a seq are about to be sent, in a write transaction."""
-        self._remember(connection, sent=seq)
+    def note_sending(self, connection: Connection, seq: int, position: int) -> None:
+        """Remember how far this replica's own changes, and its changelog, are about to be sent.
 
-    def must_note(self, seq: int) -> bool:
-        """Say whether sending up to a seq has to be remembered first."""
+        Peers keep both: a seq in their vectors, a position as their cursor. A position counts
+        merged changes as well, so it has to be remembered where no change of our own goes out.
+        """
+        self._remember(connection, seq, position)
+
+    def must_note(self, seq: int, position: int) -> bool:
+        """Say whether sending up to a seq and a position has to be remembered first."""
         memory = self._memory()
-        return memory is None or seq > memory.sent or memory.former is not None
+        return (
+            memory is None
+            or memory.former is not None
+            or seq > memory.sent
+            or position > memory.position
+        )
 
     def settle(self) -> None:
         """Forget the former token, once the database has committed the new one."""
         with self._sidecar.write() as sidecar:
             sidecar.run("UPDATE memory SET former = NULL")
 
-    def _remember(self, connection: Connection, sent: int) -> None:
+    def _remember(self, connection: Connection, sent: int, position: int) -> None:
         former = connection.value("SELECT token FROM syncd_replica")
         token = secrets.token_bytes(TOKEN_BYTES)
         connection.run("UPDATE syncd_replica SET token = ?", (token,))
@@ -108,14 +122,14 @@ class Identity:
         with self._sidecar.write(durable=True) as sidecar:
             sidecar.run("DELETE FROM memory")
             sidecar.run(
-                "INSERT INTO memory VALUES (?, ?, ?, ?, ?)",
-                (self._node, self._path.stat().st_ino, token, former, sent),
+                "INSERT INTO memory VALUES (?, ?, ?, ?, ?, ?)",
+                (self._node, self._path.stat().st_ino, token, former, sent, position),
             )
 
     def _memory(self) -> _Memory | None:
         self._prepare()
         with self._sidecar.read() as sidecar:
-            found = sidecar.row("SELECT node, inode, token, former, sent FROM memory")
+            found = sidecar.row("SELECT node, inode, token, former, sent, position FROM memory")
         return _Memory(*found) if found else None
 
     def _prepare(self) -> None:
@@ -125,6 +139,7 @@ class Identity:
         with self._sidecar.write() as sidecar:
             sidecar.run(
                 "CREATE TABLE IF NOT EXISTS memory"
-                " (node TEXT, inode INTEGER, token BLOB, former BLOB, sent INTEGER)"
+                " (node TEXT, inode INTEGER, token BLOB, former BLOB, sent INTEGER,"
+                " position INTEGER)"
             )
         self._ready = True

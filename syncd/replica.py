@@ -91,7 +91,7 @@ class Replica:
             # Rows that were there already may break what their tables demand.
             merge.take_journal(connection)
             if not known:
-                self._identity.note_sending(connection, 0)
+                self._identity.note_sending(connection, 0, 0)
         self._identity.settle()
         self._database.make_wal()
         return enrolled
@@ -171,7 +171,7 @@ class Replica:
                 since=dict(since),
             )
             frame = extraction.frame_after(connection, after, since)
-        self._note_sending(mine[header.origin])
+        self._note_sending(mine[header.origin], frame.position)
         return header, frame
 
     def frames_since(self, since: Vector) -> tuple[Header, Iterator[Frame]]:
@@ -309,12 +309,12 @@ class Replica:
         self._identity.settle()
         return True
 
-    def _note_sending(self, seq: int) -> None:
-        if self._identity.must_note(seq):
-            # What a peer has seen of us must not be undone by a power loss: the seqs would be given
-            # out again.
+    def _note_sending(self, seq: int, position: int) -> None:
+        if self._identity.must_note(seq, position):
+            # What a peer has seen of us must not be undone by a power loss: the numbers would be
+            # given out again.
             with self._database.write(durable=True) as connection:
-                self._identity.note_sending(connection, seq)
+                self._identity.note_sending(connection, seq, position)
             self._identity.settle()
 
     def _release(self, connection: Connection) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,15 @@ DEVICES = """
 DEVICES_KEY: dict[str, list[str] | None] = {"devices": ["device_id"]}
 
 Delivery = tuple[Header, Frame]
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for one example of a property, in memory where the system has such a place.
+
+    Examples by the hundred would wait for the disk more than for anything else.
+    """
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
 
 
 class Clock:
@@ -188,7 +199,7 @@ def _cells(row: tuple[Any, ...]) -> tuple[Cell, ...]:
 
 @contextlib.contextmanager
 def small_frames(entries_max: int | None) -> Iterator[None]:
-    """Make every frame end after so many entries."""
+    """Make every frame end after so many entries; not to be entered by two threads at once."""
     if entries_max is None:
         yield
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,25 @@ PLAIN: Shapes = {
         None,
         {"kind": ("text", b"plain")},
     ),
+}
+
+
+EARLIER: Shapes = {
+    "devices": Shape(
+        "CREATE TABLE devices (id INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " device_id TEXT NOT NULL UNIQUE, status TEXT NOT NULL)",
+        ("device_id",),
+        ("status",),
+        ["device_id"],
+    )
+}
+LATER: Shapes = {
+    "devices": Shape(
+        f"{EARLIER['devices'].ddl[:-1]}, seats, note)",
+        ("device_id",),
+        ("status", "seats", "note"),
+        ["device_id"],
+    )
 }
 
 
@@ -200,13 +219,21 @@ class Restore:
     host: int
 
 
-Step = Write | Pull | Carry | Redeliver | SetClock | Pass | Fold | Backup | Restore
+@dataclass(frozen=True)
+class Migrate:
+    """A host's application is deployed anew: its tables get the columns they lacked."""
+
+    host: int
+
+
+Step = Migrate | Write | Pull | Carry | Redeliver | SetClock | Pass | Fold | Backup | Restore
 
 
 class World:
     """Hosts, the roads between them, and the set of changes each host must have by now.
 
-    enforced: whether writers have SQLite enforce foreign keys, which it does not by itself.
+    pragmas: what writers ask of SQLite, such as to enforce foreign keys. lacking: the tables of
+    hosts that have an earlier version of them, with fewer columns at the end.
     """
 
     def __init__(
@@ -217,7 +244,8 @@ class World:
         skews_ms: Sequence[int],
         before: Iterable[Write] = (),
         *,
-        enforced: bool = True,
+        pragmas: Sequence[str] = (),
+        lacking: Mapping[int, Shapes] | None = None,
     ) -> None:
         self.shapes = shapes
         self.holds_back = any(s.uniques or s.parents for s in shapes.values())
@@ -227,11 +255,11 @@ class World:
         self.ledger: dict[tuple[str, Key, str, Stamp], Cell] = {}
         self.mail: list[Delivery] = []
         self.backup: tuple[bytes, set[Change]] | None = None
-        self.enforced = enforced
-        ddl = ";".join(shape.ddl for shape in shapes.values())
+        self.pragmas = pragmas
+        self.lacking = dict(lacking or {})
         tables = {name: shape.config for name, shape in shapes.items()}
         self.hosts = [
-            Host(folder, f"h{n}", ddl=ddl, tables=tables, clock=Clock(), enrolled=False)
+            Host(folder, f"h{n}", ddl=self._ddl(n), tables=tables, clock=Clock(), enrolled=False)
             for n in range(len(skews_ms))
         ]
         self.sets: list[set[Change]] = [set() for _ in self.hosts]
@@ -269,6 +297,8 @@ class World:
                     self._set_clocks()
                 case Fold(host, entries):
                     self._fold(host % len(self.hosts), entries)
+                case Migrate(host):
+                    self._migrate(host % len(self.hosts))
                 case Backup(host):
                     self._back_up(host % len(self.hosts))
                 case Restore(host):
@@ -284,7 +314,7 @@ class World:
         """Every host shows what the model makes of all changes, and has nothing more to tell."""
         everything = set().union(*self.sets)
         for number, host in enumerate(self.hosts):
-            assert self._shown(number) == self._modelled(everything), f"host {number}"
+            assert self._shown(number) == self._modelled(number, everything), f"host {number}"
             assert host.rows("SELECT * FROM syncd_held") == []
             assert host.rows("PRAGMA foreign_key_check") == []
             assert host.rows("PRAGMA integrity_check") == [("ok",)]
@@ -305,7 +335,7 @@ class World:
         header, frame = host.replica.changes_since(Vector())
         enrolled = changes_in(frame)
         assert all(change.stamp.hlc == 0 for change in enrolled)
-        assert self._alive(enrolled) == rows
+        assert self._alive(number, enrolled) == rows
         self._remember(number, enrolled, born_here=True)
         self.mail.append((header, frame))
 
@@ -337,7 +367,7 @@ class World:
         after = self._shown(number)
         born = None if statement.born is None else tuple(map(_cell, statement.born))
         written: set[Change] = set()
-        for table, shape in self.shapes.items():
+        for table, shape in self._shapes_of(number).items():
             stamps = _stamps(connection, table, len(shape.key), last, host.identity)
             reborn = born if table == statement.table else None
             meant = _meant(shape.columns, before[table], after[table], reborn)
@@ -408,7 +438,8 @@ class World:
         self._check(number)
 
     def _configure(self, host: Host) -> None:
-        host.writer.execute(f"PRAGMA foreign_keys = {self.enforced}")
+        for pragma in self.pragmas:
+            host.writer.execute(f"PRAGMA {pragma}")
 
     def _deliver(self, receiver: int, delivered: list[Delivery]) -> None:
         self.mail += delivered
@@ -429,25 +460,40 @@ class World:
         host = self.hosts[number]
         if self.holds_back and host.replica.status().journal:
             return  # what a write makes room for shows once the write is folded
-        assert self._shown(number) == self._modelled(self.sets[number]), f"host {number}"
+        assert self._shown(number) == self._modelled(number, self.sets[number]), f"host {number}"
 
     def _shown(self, number: int) -> model.Tables:
         return {
             name: self.hosts[number].table(name, shape.key, shape.columns)
-            for name, shape in self.shapes.items()
+            for name, shape in self._shapes_of(number).items()
         }
 
-    def _modelled(self, changes: Iterable[Change]) -> model.Tables:
+    def _modelled(self, number: int, changes: Iterable[Change]) -> model.Tables:
         changes = list(changes)
         demands = {
             name: model.Demands((*s.key, *s.columns), s.uniques, s.parents, s.check)
-            for name, s in self.shapes.items()
+            for name, s in self._shapes_of(number).items()
         }
-        return model.settled(changes, self._alive(changes), demands)
+        return model.settled(changes, self._alive(number, changes), demands)
 
-    def _alive(self, changes: Iterable[Change]) -> model.Tables:
-        presets = {c: preset for s in self.shapes.values() for c, preset in s.presets.items()}
-        return model.visible(changes, {n: s.columns for n, s in self.shapes.items()}, presets)
+    def _alive(self, number: int, changes: Iterable[Change]) -> model.Tables:
+        shapes = self._shapes_of(number)
+        presets = {c: preset for s in shapes.values() for c, preset in s.presets.items()}
+        return model.visible(changes, {n: s.columns for n, s in shapes.items()}, presets)
+
+    def _shapes_of(self, number: int) -> Shapes:
+        return self.shapes | self.lacking.get(number, {})
+
+    def _ddl(self, number: int) -> str:
+        return ";".join(shape.ddl for shape in self._shapes_of(number).values())
+
+    def _migrate(self, number: int) -> None:
+        host = self.hosts[number]
+        for name, shape in self.lacking.pop(number, {}).items():
+            for column in self.shapes[name].columns[len(shape.columns) :]:
+                host.writer.execute(f"ALTER TABLE {name} ADD COLUMN {column}")
+        host.enrol()
+        self._check(number)
 
 
 def _attempt(connection: sqlite3.Connection, statement: Statement) -> int:
@@ -456,6 +502,10 @@ def _attempt(connection: sqlite3.Connection, statement: Statement) -> int:
         return connection.execute(statement.sql, statement.values).rowcount
     except sqlite3.IntegrityError:
         return 0
+    except sqlite3.OperationalError as error:
+        if "column" not in str(error):
+            raise
+        return 0  # the host has not been migrated yet
 
 
 def _meant(

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,41 @@ def between_statements(host: Host, act: Callable[[str], None] | None) -> None:
     """Call a function before every statement of a host's engine, with its SQL."""
     for database in (host.replica._database, host.replica._identity._sidecar):
         database._connection().set_trace_callback(act)
+
+
+class TestRestore:
+    """Hazard 1: a restore rewinds a host's counters; who trusts them skips what comes next."""
+
+    def test_a_restore_rewinds_no_cursor_although_it_lost_no_write_of_its_own(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """B had only passed on what A wrote, then was restored and wrote something itself."""
+        a, b = make_hosts("a", "b")
+        backup = b.content()
+        insert(a, "from a")
+        insert(a, "from a too")
+        pull(b, a)
+        pull(a, b)
+        b.overwrite(backup)
+        insert(b, "from b")
+        pull(a, b)
+        settle(a, b)
+        assert a.devices() == b.devices()
+        assert a.devices().keys() == {"from a", "from a too", "from b"}
+
+    def test_a_restore_to_before_the_first_pull_gets_everything_again(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """B is put back to when it was new; its peers do not believe that it still has anything."""
+        a, b = make_hosts("a", "b")
+        backup = b.content()
+        insert(a, "from a")
+        insert(b, "from b")
+        settle(a, b)
+        b.overwrite(backup)
+        settle(a, b)
+        assert b.devices() == a.devices()
+        assert b.devices().keys() == {"from a", "from b"}
 
 
 class TestNoOpSwallowing:
@@ -493,6 +529,50 @@ class TestOtherWriters:
         b.writer.execute("COMMIT")
         thread.join(timeout=20)
         assert b.devices().keys() == {"d", "slow"}
+
+    def test_hosts_that_are_written_all_the_time_exchange_and_converge(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """An application writes at each host while both pull from each other, all at once."""
+        first, second = make_hosts("a", "b")
+        done = threading.Event()
+
+        def write(host: Host) -> int:
+            connection, count = host.connect(), 0
+            while not done.wait(0.002):
+                name = f"{host.node} {count % 50}"
+                connection.execute(
+                    "INSERT INTO devices (device_id, note) VALUES (?1, ?2)"
+                    " ON CONFLICT (device_id) DO UPDATE SET note = ?2",
+                    (name, count),
+                )
+                connection.execute("UPDATE devices SET status = ? WHERE id % 7 = 0", (name,))
+                if count % 5 == 0:
+                    connection.execute("DELETE FROM devices WHERE device_id = ?", (name,))
+                count += 1
+            connection.close()
+            return count
+
+        def exchange(receiver: Host, sender: Host) -> int:
+            rounds = 0
+            while not done.is_set():
+                pull(receiver, sender)
+                rounds += 1
+            receiver.replica.close()
+            sender.replica.close()
+            return rounds
+
+        # One patch around both threads: two that overlap would put back each other's.
+        with small_frames(20), ThreadPoolExecutor() as pool:
+            writers = [pool.submit(write, host) for host in (first, second)]
+            there = pool.submit(exchange, first, second)
+            back = pool.submit(exchange, second, first)
+            time.sleep(1.5)
+            done.set()
+            counts = [future.result() for future in (*writers, there, back)]
+        assert min(counts) > 0
+        settle(first, second)
+        assert first.devices() == second.devices() != {}
 
     def test_triggers_of_the_user_do_not_rewrite_what_is_merged(
         self, make_hosts: MakeHosts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,16 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from engine.hosts import scratch
 from engine.simulation import (
     CONSTRAINED,
+    EARLIER,
+    LATER,
     PLAIN,
     Backup,
     Carry,
     Fold,
+    Migrate,
     Pass,
     Pull,
     Redeliver,
@@ -76,6 +79,7 @@ VALUES: dict[str, dict[str, list[Any]]] = {
 }
 SHAPES = PLAIN | CONSTRAINED
 OPTIONAL = {"seats", "note", "score", "kind", "email", "phone", "low", "high", "owner", "seat"}
+PRAGMAS = ["foreign_keys = ON", "recursive_triggers = ON"]
 SKEWS_MS = [0, 0, 0, 1, -1, 1_000, -60_000, 100_000]
 
 
@@ -206,13 +210,17 @@ Roads = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """A run of the world. before: what each host's file held when it was enrolled."""
+    """A run of the world.
+
+    before: what each host's file held when it was enrolled. earlier: hosts that are yet to migrate.
+    """
 
     roads: Roads
     skews_ms: tuple[int, ...]
     before: tuple[Write, ...]
     steps: tuple[Step, ...]
-    enforced: bool
+    pragmas: tuple[str, ...] = ()
+    earlier: frozenset[int] = frozenset()
 
 
 def _roads(hosts: int) -> dict[str, Roads]:
@@ -233,8 +241,8 @@ def _both_ways(roads: Sequence[tuple[int, int]]) -> Roads:
 
 
 @st.composite
-def plans(draw: st.DrawFn, shapes: Shapes, *more: st.SearchStrategy[Step]) -> Plan:
-    """Draw a plan for two to five hosts. more: steps beside the usual ones."""
+def plans(draw: st.DrawFn, shapes: Shapes) -> Plan:
+    """Draw a plan for two to five hosts."""
     hosts = draw(st.sampled_from([2, 3, 3, 4, 5]))
     # Where all happens in one table, its rows meet more often.
     tables = list(shapes)[: draw(st.sampled_from([len(shapes), len(shapes) - 1, 1]))]
@@ -242,16 +250,57 @@ def plans(draw: st.DrawFn, shapes: Shapes, *more: st.SearchStrategy[Step]) -> Pl
         draw(st.sampled_from(list(_roads(hosts).values()))),
         tuple(draw(st.lists(st.sampled_from(SKEWS_MS), min_size=hosts, max_size=hosts))),
         tuple(draw(st.lists(_writes(tables, st.just(True)), max_size=2))),
-        tuple(draw(st.lists(st.one_of(_steps(tables), *more), max_size=25))),
-        draw(st.booleans()),
+        tuple(draw(st.lists(_steps(tables), max_size=25))),
+        tuple(draw(st.sets(st.sampled_from(PRAGMAS)))),
+    )
+
+
+@st.composite
+def plans_with_backups(draw: st.DrawFn) -> Plan:
+    """Draw a plan for few hosts on which files are put aside and put back."""
+    hosts = draw(st.integers(2, 3))
+    number = st.integers(0, hosts - 1)
+    writes = st.builds(Write, number, st.tuples(_inserts("devices", "INSERT OR REPLACE")))
+    updates = st.builds(Write, number, st.tuples(_updates("devices")))
+    pulls = st.builds(Pull, st.integers(0, 5))
+    steps = st.one_of(
+        writes, updates, pulls, pulls, st.builds(Backup, number), st.builds(Restore, number)
+    )
+    return Plan(
+        _roads(hosts)["everybody"],
+        (0,) * hosts,
+        (),
+        tuple(draw(st.lists(steps, min_size=4, max_size=20))),
+    )
+
+
+@st.composite
+def plans_with_migrations(draw: st.DrawFn) -> Plan:
+    """Draw a plan on which hosts get new columns one after the other, and the last at the end."""
+    hosts = draw(st.integers(2, 4))
+    number = st.integers(0, hosts - 1)
+    usual = _steps(["devices"])
+    steps = draw(st.lists(st.one_of(usual, usual, usual, st.builds(Migrate, number)), max_size=20))
+    return Plan(
+        draw(st.sampled_from(list(_roads(hosts).values()))),
+        (0,) * hosts,
+        (),
+        (*steps, *(Migrate(n) for n in draw(st.permutations(range(hosts))))),
+        earlier=draw(st.frozensets(number)),
     )
 
 
 def play(shapes: Shapes, plan: Plan) -> None:
     """Run a plan in a world of its own, to the end."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         world = World(
-            Path(folder), shapes, plan.roads, plan.skews_ms, plan.before, enforced=plan.enforced
+            Path(folder),
+            shapes,
+            plan.roads,
+            plan.skews_ms,
+            plan.before,
+            pragmas=plan.pragmas,
+            lacking=dict.fromkeys(plan.earlier, EARLIER),
         )
         try:
             world.run(plan.steps)
@@ -276,7 +325,14 @@ def test_hosts_agree_on_what_constraints_hold_back(plan: Plan) -> None:
 
 
 @thorough
-@given(plans(PLAIN, st.builds(Backup, st.integers(0, 4)), st.builds(Restore, st.integers(0, 4))))
+@given(plans_with_backups())
 def test_restored_and_copied_files_lose_nothing_that_was_sent(plan: Plan) -> None:
     """Hazard 1: a file that is put back, or put in another's place, gives its seqs out again."""
-    play(PLAIN, plan)
+    play({"devices": PLAIN["devices"]}, plan)
+
+
+@thorough
+@given(plans_with_migrations())
+def test_hosts_of_two_versions_show_what_they_can_and_converge(plan: Plan) -> None:
+    """Whoever lacks a column passes its values on, and has them once it is migrated."""
+    play(LATER, plan)
