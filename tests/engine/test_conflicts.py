@@ -47,13 +47,17 @@ def test_a_write_that_knew_what_it_replaced_is_no_conflict(trio: list[Host]) -> 
 
 
 def test_a_knowing_write_that_travels_ahead_is_no_conflict(trio: list[Host]) -> None:
-    """C hears of B's knowing overwrite first, and of what it replaced afterwards."""
+    """C hears of B's knowing overwrite first, and of what it replaced afterwards, among news."""
     a, b, c = trio
-    a.write("UPDATE devices SET note = 'old'")
+    a.write("INSERT INTO devices (device_id, note) VALUES ('e', 'first')")
+    settle(a, b, c)
+    a.write("UPDATE devices SET note = 'old' WHERE device_id = 'd'")
     pull(b, a)
-    b.write("UPDATE devices SET note = 'new'")
+    b.write("UPDATE devices SET note = 'new' WHERE device_id = 'd'")
     pull(c, b)
+    a.write("UPDATE devices SET note = 'news' WHERE device_id = 'e'")
     pull(c, a)
+    assert c.devices() == {"d": ("new", "new"), "e": ("new", "news")}
     assert c.conflicts() == []
 
 

@@ -76,6 +76,21 @@ class TestUnique:
             assert accounts(host) == {"newer": ("X@Y", None)}
             assert host.held() == 1
 
+    def test_a_claim_is_as_new_as_the_value_not_as_the_row(
+        self, make_account_hosts: MakeHosts
+    ) -> None:
+        """An old account that takes an address now beats a newer account that had it before."""
+        a, b, c = make_account_hosts("a", "b", "c")
+        account(a, "old row", None)
+        account(b, "new row", "x")
+        a.clock.ms += 5_000
+        a.write("UPDATE accounts SET email = 'x' WHERE name = 'old row'")
+        b.clock.ms += 9_000
+        b.write("UPDATE accounts SET email = email WHERE name = 'new row'")
+        settle(a, b, c)
+        for host in (a, b, c):
+            assert accounts(host) == {"old row": ("x", None)}
+
     def test_a_held_row_is_passed_on(self, make_account_hosts: MakeHosts) -> None:
         """C hears of both only from A, who shows one of them."""
         a, b, c = make_account_hosts("a", "b", "c")
@@ -218,6 +233,25 @@ class TestForeignKeys:
         while pull(b, a, frame_entries=frame_entries, frames_max=1)[-1][1].claim is None:
             assert b.rows("PRAGMA foreign_key_check") == []
         assert b.rows("SELECT * FROM toys") == [("t", "c")]
+
+    def test_a_whole_branch_is_held_while_its_root_is_missing(self, make_hosts: MakeHosts) -> None:
+        """Not only the row next to the gap."""
+        ddl = "CREATE TABLE tree (name TEXT PRIMARY KEY, above TEXT REFERENCES tree)"
+        a, b = make_hosts("a", "b", ddl=ddl, tables={"tree": None})
+        names = ["leaf", "twig", "branch", "trunk", "root"]
+        a.writer.executemany("INSERT INTO tree VALUES (?, ?)", itertools.pairwise(names))
+        settle(a, b)
+        for host in (a, b):
+            assert host.rows("SELECT * FROM tree") == []
+            assert host.held() == 4
+        a.write("INSERT INTO tree VALUES ('root', NULL)")
+        settle(a, b)
+        for host in (a, b):
+            assert len(host.rows("SELECT * FROM tree")) == 5
+        b.write("DELETE FROM tree WHERE name = 'trunk'")
+        settle(a, b)
+        for host in (a, b):
+            assert host.rows("SELECT name FROM tree") == [("root",)]
 
     def test_rows_may_refer_to_each_other(self, make_hosts: MakeHosts) -> None:
         """A tree within one table, and even a circle."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import os
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.hosts import DEVICES, Host
+from engine.hosts import DEVICES, Host, scratch
 from syncd import bundle
 from syncd.bundle import Reader
 from syncd.errors import BundleError, SyncError
@@ -36,7 +35,7 @@ fuzzed = settings(
 @cache
 def valid_bundle() -> bytes:
     """Return a bundle with births, a death, updates and every kind of value."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         host = Host(Path(folder), "sender")
         for device, note in (("a", 1), ("b", 1.5), ("c", "text"), ("d", b"bytes"), ("e", None)):
             host.write("INSERT INTO devices (device_id, note) VALUES (?, ?)", device, note)
@@ -153,7 +152,7 @@ def test_a_frame_of_other_parts_is_merged_or_refused_as_a_whole(packed: bytes) -
     with _only_ours():
         frame = bundle.decompress(packed)
         header = Reader(io.BytesIO(valid_bundle())).header
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch() as folder:
             host = Host(Path(folder), "receiver")
             host.write("INSERT INTO devices (device_id, status) VALUES ('a', 'mine'), ('z', '')")
             host.replica.fold()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine.conftest import MakeHosts
 from engine.hosts import Host, pull, settle
 
@@ -105,6 +107,20 @@ def test_a_write_that_waits_in_a_dead_row_is_passed_on(make_hosts: MakeHosts) ->
     assert b.devices() == {"d": ("again", "from c")}
 
 
+def test_a_row_may_die_and_return_again_and_again(make_hosts: MakeHosts) -> None:
+    """Here and there, with late writes of a third host that find it dead."""
+    a, b, c = shared_device(make_hosts, "a", "b", "c")
+    for turn in range(4):
+        a.write("DELETE FROM devices")
+        settle(a, b)
+        c.write("UPDATE devices SET note = ?", f"late {turn}")
+        settle(b, c)
+        b.clock.ms += 10
+        b.write("INSERT INTO devices (device_id, status) VALUES ('d', ?)", f"turn {turn}")
+        settle(a, b, c)
+        assert a.devices() == b.devices() == c.devices() == {"d": (f"turn {turn}", None)}
+
+
 def test_changing_a_key_is_a_death_and_a_birth(make_hosts: MakeHosts) -> None:
     """A renames a device; a later write to the old name by B does not bring it back."""
     a, b = shared_device(make_hosts, "a", "b")
@@ -115,9 +131,12 @@ def test_changing_a_key_is_a_death_and_a_birth(make_hosts: MakeHosts) -> None:
     assert a.devices() == b.devices() == {"e": ("new", "first")}
 
 
-def test_a_row_never_shows_before_the_values_it_was_born_with(make_hosts: MakeHosts) -> None:
-    """A birth and an update of the same row come in different frames; no host shows half of it."""
-    ddl = "CREATE TABLE devices (device_id TEXT PRIMARY KEY, status TEXT NOT NULL, note NOT NULL)"
+@pytest.mark.parametrize("demand", ["DEFAULT 'unset'", "NOT NULL", "NOT NULL DEFAULT 'unset'"])
+def test_a_row_never_shows_before_the_values_it_was_born_with(
+    make_hosts: MakeHosts, demand: str
+) -> None:
+    """A birth and updates of the same row fall into different frames; nobody shows half of it."""
+    ddl = f"CREATE TABLE devices (device_id TEXT PRIMARY KEY, status {demand}, note {demand})"
     a, b = make_hosts("a", "b", ddl=ddl)
     for name in "de":
         a.write("INSERT INTO devices VALUES (?, 'new', 'first')", name)

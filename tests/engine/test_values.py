@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.conftest import MakeHosts
-from engine.hosts import Clock, Host, changes_in, pull, settle
+from engine.hosts import Clock, Host, changes_in, pull, scratch, settle
 from engine.model import Rows
 from syncd import bundle
 from syncd.bundle import Reader
@@ -220,7 +219,7 @@ values = st.one_of(
 @given(st.lists(values, min_size=1, max_size=20))
 def test_any_value_arrives_byte_for_byte(some: list[Any]) -> None:
     """Also those that nobody thought of, and first read by whoever looks into the bundle."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         clock = Clock()
         a, b = (Host(Path(folder), n, ddl=DDL, tables=TABLES, clock=clock) for n in "ab")
         fill(a, some)

@@ -173,7 +173,7 @@ class LiveHost:
             "SERVE_HOST": "127.0.0.1",
             "PORT": str(self.port),
             "SYNC_INTERVAL": "300ms",
-            "SYNC_WAKE_WITHIN": "3s",
+            "SYNC_WAKE_WITHIN": "2s",
             MARK: self.mark,
             **self.env,
         }

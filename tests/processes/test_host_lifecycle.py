@@ -22,10 +22,6 @@ from processes.live_hosts import (
 pytestmark = pytest.mark.processes
 
 GONE_WITHIN_S = 3
-STARTS = {
-    "syncd up": (("-m", "syncd", "up"), ROOT),
-    "cd api && python app.py": (("app.py",), ROOT / "api"),
-}
 INSERT = (
     "INSERT INTO devices (device_id, license_type, start_date) VALUES ('{}', 'anual', '2026-01-01')"
 )
@@ -39,26 +35,44 @@ def nothing_is_left(host: LiveHost) -> None:
         probe.bind(("127.0.0.1", host.port))
 
 
-@pytest.mark.parametrize(
-    ("start", "number"),
-    [("syncd up", signal.SIGTERM), ("cd api && python app.py", signal.SIGINT)],
-    ids=["syncd up, SIGTERM", "python app.py, SIGINT"],
-)
-def test_a_host_starts_whole_and_ends_cleanly(
-    start: str, number: signal.Signals, tmp_path: Path
-) -> None:
-    """API and daemon come up as one, and one signal ends both with 0, leaving nothing behind."""
+def is_whole(host: LiveHost) -> bool:
+    """Say whether `up`, gunicorn, its worker and the daemon run."""
+    return len(host.pids()) == 4 and host.daemon_pid() is not None
+
+
+def test_a_host_killed_in_mid_write_comes_back_with_all_it_had(tmp_path: Path) -> None:
+    """Every process is killed at once while rows are written; what was committed is there.
+
+    The second life ends by SIGTERM: all of it, with 0, leaving nothing behind.
+    """
     with alone(tmp_path / "host") as host:
-        process = host.start(*STARTS[start])
+        first = host.start()
         host.wait_until_up()
-        assert len(host.pids()) == 4  # up, gunicorn, its worker, the daemon
+        assert is_whole(host)
+        for number in range(20):
+            host.shell(INSERT.format(f"d{number}"))
+            if number == 10:
+                host.signal_all(signal.SIGKILL)
+                first.wait(STOPS_WITHIN_S)
+        second = host.start()
+        host.wait_until_up()
+        assert host.device_ids() == {f"d{number}" for number in range(20)}
+        eventually(lambda: _folded(host) == 20, EQUAL_WITHIN_S, host.log)
+        second.terminate()
+        assert second.wait(STOPS_WITHIN_S) == 0, host.log()
+        nothing_is_left(host)
+        assert "Traceback" not in host.log()
+
+
+def test_the_script_of_the_api_starts_a_whole_host(tmp_path: Path) -> None:
+    """`cd api && python app.py` is API and daemon as one, and Ctrl-C ends both."""
+    with alone(tmp_path / "host") as host:
+        process = host.start(("app.py",), ROOT / "api")
+        host.wait_until_up()
+        assert is_whole(host)
         host.shell(INSERT.format("x"))
-        eventually(
-            lambda: host.rows("SELECT count(*) FROM syncd_changes_devices") == [(1,)],
-            EQUAL_WITHIN_S,
-            host.log,
-        )
-        process.send_signal(number)
+        eventually(lambda: _folded(host) == 1, EQUAL_WITHIN_S, host.log)
+        process.send_signal(signal.SIGINT)
         assert process.wait(STOPS_WITHIN_S) == 0, host.log()
         nothing_is_left(host)
         assert "Traceback" not in host.log()
@@ -84,42 +98,6 @@ def test_a_host_without_its_secrets_says_all_that_is_missing(tmp_path: Path) -> 
         assert "syncd keygen" in host.log()
         assert not host.database.exists()
         assert not host.pids()
-
-
-def test_a_second_host_on_the_same_file_does_not_start_a_second_daemon(tmp_path: Path) -> None:
-    """Two `up` by mistake: one daemon holds the file; the other is tried again, later each time."""
-    with alone(tmp_path / "host") as host, alone(tmp_path / "twin") as twin:
-        host.start()
-        host.wait_until_up()
-        twin.env["DB_PATH"] = str(host.database)
-        twin.start()
-        holder = host.daemon_pid()
-        eventually(lambda: "next start in 2 s" in twin.log(), READY_WITHIN_S, twin.log)
-        assert "next start in 1 s" in twin.log()
-        assert f"process {holder}" in twin.log()
-        assert host.daemon_pid() == holder
-        assert not host.has_ended()
-
-
-def test_a_host_killed_in_mid_write_comes_back_with_all_it_had(tmp_path: Path) -> None:
-    """Every process is killed at once while rows are written; what was committed is there."""
-    with alone(tmp_path / "host") as host:
-        host.start()
-        host.wait_until_up()
-        for number in range(20):
-            host.shell(INSERT.format(f"d{number}"))
-            if number == 10:
-                host.signal_all(signal.SIGKILL)
-                assert host.process is not None
-                host.process.wait(STOPS_WITHIN_S)
-        host.start()
-        host.wait_until_up()
-        assert host.device_ids() == {f"d{number}" for number in range(20)}
-        eventually(
-            lambda: host.rows("SELECT count(*) FROM syncd_changes_devices") == [(20,)],
-            EQUAL_WITHIN_S,
-            host.log,
-        )
 
 
 def test_a_peer_that_only_serves_is_pulled_from_and_pushed_to(tmp_path: Path) -> None:
@@ -155,3 +133,9 @@ def test_a_peer_that_only_serves_is_pulled_from_and_pushed_to(tmp_path: Path) ->
             lambda: active.log() + passive.log(),
         )
         assert passive.daemon_pid() is None
+
+
+def _folded(host: LiveHost) -> int:
+    """Count the changes of licences that the daemon has taken in."""
+    count: int = host.rows("SELECT count(*) FROM syncd_changes_devices")[0][0]
+    return count
