@@ -29,7 +29,7 @@ def triggers(table: Table, definition: Definition) -> dict[str, str]:
     """Return the triggers of a table: name to SQL."""
     uniques, rowid = definition.uniques, definition.rowid
     insert_mask = ALIVE_BIT | table.columns_mask
-    same_key = " AND ".join(f"{_old(c.name)} IS {_new(c.name)}" for c in table.key)
+    same_key = " AND ".join(f"OLD.{name} IS NEW.{name}" for name in table.identity)
     bodies = {
         "insert": ("AFTER INSERT", None, _append(table, "NEW", insert_mask)),
         "delete": ("AFTER DELETE", None, _append(table, "OLD", DEAD_BIT)),
@@ -47,6 +47,14 @@ def triggers(table: Table, definition: Definition) -> dict[str, str]:
             "AFTER UPDATE",
             f"{same_key} AND ({changed})",
             _append(table, "NEW", mask),
+        )
+    if table.numbered and not table.is_generated:
+        assert rowid is not None
+        # The fold looks at such a row, and so learns its new number.
+        bodies["renumber"] = (
+            "AFTER UPDATE",
+            f"{same_key} AND {_old(rowid)} IS NOT {_new(rowid)}",
+            _append(table, "NEW", SUSPECT),
         )
     if uniques:
         displaced = " ".join(_suspects(table, rowid, unique) for unique in uniques)
@@ -129,8 +137,8 @@ def _not_to_fire(connection: Connection, tables: Collection[Table]) -> dict[str,
     enrolled = {name for (name,) in connection.rows("SELECT name FROM syncd_table")}
     statements = []
     for table in tables:
-        key = quoted(table.key[0].name)
-        names = [quoted(c.name) for c in table.columns] + [quoted(c.name) for c in table.key]
+        key = table.identity[0]
+        names = [*(quoted(c.name) for c in table.columns), *table.identity]
         sets = ", ".join(f"{name} = {name}" for name in names)
         statements += [
             f"INSERT INTO {table.sql} ({key}) VALUES (NULL)",
@@ -144,12 +152,16 @@ def _not_to_fire(connection: Connection, tables: Collection[Table]) -> dict[str,
 
 
 def _append(table: Table, row: str, mask: int | str) -> str:
-    cells = ", ".join(table.key_cells)
-    values = ", ".join(f"{row}.{quoted(column.name)}" for column in table.key)
+    values = ", ".join(f"{row}.{name}" for name in table.identity)
     return (
-        f"INSERT INTO syncd_journal (hlc, tbl, mask, {cells})"
+        f"INSERT INTO syncd_journal (hlc, tbl, mask, {_cells(table)})"
         f" VALUES ({_CLOCK}, {table.id}, {mask}, {values});"
     )
+
+
+def _cells(table: Table) -> str:
+    """List the journal's cells for what tells rows apart on this host."""
+    return ", ".join(f"k{i}" for i in range(len(table.identity)))
 
 
 def _suspects(table: Table, rowid: str | None, unique: Unique) -> str:
@@ -164,10 +176,10 @@ def _suspects(table: Table, rowid: str | None, unique: Unique) -> str:
     )
     if unique.predicate is not None:
         same += f" AND ({unique.predicate})"
-    own = " AND ".join(f"{quoted(c.name)} IS {_new(c.name)}" for c in table.key)
-    keys = ", ".join(quoted(column.name) for column in table.key)
+    own = " AND ".join(f"{name} IS NEW.{name}" for name in table.identity)
+    keys = ", ".join(table.identity)
     return (
-        f"INSERT INTO syncd_journal (hlc, tbl, mask, {', '.join(table.key_cells)})"
+        f"INSERT INTO syncd_journal (hlc, tbl, mask, {_cells(table)})"
         f" SELECT {_CLOCK}, {table.id}, {SUSPECT}, {keys}"
         f" FROM {table.sql} WHERE {same} AND NOT ({own});"
     )
@@ -185,11 +197,12 @@ def _of_row(row: str, table: Table, rowid: str | None, term: Term) -> str:
     """Return a term's value for the trigger's OLD or NEW row."""
     if term.column is not None:
         return f"{row}.{quoted(term.column)}"
-    names = [quoted(column.name) for column in table.key]
-    names += [quoted(column.name) for column in table.columns]
+    names = {*table.identity, *(quoted(column.name) for column in table.columns)}
     if rowid is not None:
-        names.append(quoted(rowid))
-    return f"(SELECT {term.sql} FROM (SELECT {', '.join(f'{row}.{n} AS {n}' for n in names)}))"
+        names.add(quoted(rowid))
+    return (
+        f"(SELECT {term.sql} FROM (SELECT {', '.join(f'{row}.{n} AS {n}' for n in sorted(names))}))"
+    )
 
 
 def _differs(name: str, affinity: str) -> str:

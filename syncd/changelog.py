@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from syncd import held
+from syncd import held, numbers
 from syncd.database import Connection
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
 from syncd.vector import Vector
@@ -67,14 +67,23 @@ def _fold_table(connection: Connection, table: Table, after: int, upto: int) -> 
     cells = ", ".join(table.key_cells)
     # Rows with NULL in their key have no identity and stay local.
     filled = " AND ".join(f"{cell} IS NOT NULL" for cell in table.key_cells)
+    entries = (
+        f"SELECT seq, hlc, mask, {'k0' if table.is_generated else cells} FROM syncd_journal"
+        f" WHERE seq > {after} AND seq <= {upto} AND tbl = {table.id}"
+    )
+    if table.is_generated:
+        entries = numbers.identified(table, entries)
     with staging(connection, table, ()):
         staged = connection.run(
             f"INSERT INTO temp.syncd_staged ({cells}, origin, seq, hlc, mask)"
             f" SELECT {cells}, (SELECT origin FROM syncd_replica), seq, hlc, mask"
-            f" FROM syncd_journal WHERE seq > ? AND seq <= ? AND tbl = ? AND {filled} ORDER BY seq",
-            (after, upto, table.id),
+            f" FROM ({entries}) WHERE {filled} ORDER BY seq"
         )
         if staged:
+            if table.is_generated:
+                numbers.take_births(connection, table, entries)
+            elif table.numbered:
+                numbers.note(connection, table, f"SELECT {cells} FROM temp.syncd_staged")
             _settle_suspects(connection, table)
             _keep_last_writes(connection, table)
             with resolved(connection, table):

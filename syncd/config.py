@@ -20,6 +20,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     SecretStr,
     ValidationError,
 )
@@ -85,6 +86,16 @@ def _present(value: Any) -> Any:
     return value
 
 
+def _table_key(value: Any) -> tuple[str, ...] | str | None:
+    if value is None:
+        return None
+    if value == "generated":
+        return "generated"
+    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise ValueError(f"{value!r} is no key; write its columns, as in [device_id], or generated")
+
+
 Name = Annotated[str, AfterValidator(_name)]
 DurationMs = Annotated[int, BeforeValidator(duration_ms)]
 
@@ -101,9 +112,13 @@ class Key(_Section):
 
 
 class TableConfig(_Section):
-    """How a table is enrolled. key: the columns that identify a row, None for the PRIMARY KEY."""
+    """How a table is enrolled.
 
-    key: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    key: the columns that identify a row, None for the PRIMARY KEY, or `generated` for a log whose
+    rows have no identity of their own.
+    """
+
+    key: Annotated[tuple[str, ...] | str | None, PlainValidator(_table_key)] = None
 
 
 class Peer(_Section):

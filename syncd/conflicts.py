@@ -79,11 +79,13 @@ def restore(connection: Connection, id_: int) -> Conflict:
     table = load_tables(connection).get(lost.table)
     if table is None or lost.column not in {column.name for column in table.columns}:
         raise NotRestorable(f"{lost.table}.{lost.column} is not there any more")
-    names = ", ".join(quoted(column.name) for column in table.key)
+    (column,) = (column for column in table.columns if column.name == lost.column)
+    names = ", ".join(f"column{i + 1} AS {cell}" for i, cell in enumerate(table.key_cells))
+    value = column.local("(SELECT lost_value FROM syncd_conflict WHERE id = ?)")
     # The key was written by quote(), which makes literals of any value.
     if not connection.run(
-        f"UPDATE {table.sql} SET {quoted(lost.column)} ="
-        f" (SELECT lost_value FROM syncd_conflict WHERE id = ?) WHERE ({names}) = ({lost.key})",
+        f"UPDATE {table.sql} SET {quoted(lost.column)} = {value}"
+        f" WHERE {table.among(f'SELECT {names} FROM (VALUES ({lost.key}))')}",
         (id_,),
     ):
         raise NotRestorable(
@@ -128,7 +130,7 @@ def _log_column(
 ) -> int:
     bit, dead = column.bit, DEAD_BIT
     key = " || ', ' || ".join(f"quote(x.{cell})" for cell in table.key_cells)
-    present = f"CASE WHEN {_shown(table)} THEN t.{quoted(column.name)} ELSE h.{column.cell} END"
+    present = f"CASE WHEN {_shown(table)} THEN {column.travelling('t')} ELSE h.{column.cell} END"
     return connection.run(
         f"""
         INSERT OR IGNORE INTO syncd_conflict (at_ms, tbl, key, col, lost_value, lost_hlc,
@@ -157,4 +159,4 @@ def _log_column(
 
 
 def _shown(table: Table) -> str:
-    return f"t.{quoted(table.key[0].name)} IS NOT NULL"
+    return f"t.{table.identity[0]} IS NOT NULL"

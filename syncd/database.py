@@ -104,6 +104,10 @@ class Connection:
             self.raw.execute("RELEASE attempt")
         return True
 
+    def define(self, name: str, function: Callable[..., Any]) -> None:
+        """Make a function of any number of arguments known to this connection's SQL."""
+        self.raw.create_function(name, -1, function, deterministic=True)
+
     def many(self, sql: str, rows: Any) -> None:
         """Execute one statement for every row of values."""
         self.raw.executemany(sql, rows)

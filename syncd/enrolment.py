@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from syncd import capture
+from syncd import capture, numbers
 from syncd.database import Connection, quoted
 from syncd.errors import SchemaError
 from syncd.introspection import Definition, define
@@ -76,7 +76,19 @@ def enrol(
         )
     else:
         create_bookkeeping(connection, origin, node)
-    results = [_enrol_one(connection, d, known.get(d.name)) for d in definitions]
+    by_name = {definition.name: definition for definition in definitions}
+    parents = {name: _parents(definition, by_name) for name, definition in by_name.items()}
+    referred_to = {parent for of_table in parents.values() for parent in of_table.values()}
+    results = [
+        _enrol_one(
+            connection,
+            definition,
+            known.get(definition.name),
+            parents[definition.name],
+            numbered=numbers.is_needed(definition, referred_to),
+        )
+        for definition in definitions
+    ]
     results += [Enrolled(name, "unlisted") for name in known if name not in keys]
     return results
 
@@ -91,25 +103,45 @@ def _definitions(
             definitions.append(found)
         else:
             problems.extend(found)
-    problems += _references_to_rowids({d.name: d for d in definitions})
+    for definition in definitions:
+        problems += _untranslatable(definition, {d.name: d for d in definitions})
     return definitions, problems
 
 
-def _references_to_rowids(definitions: Mapping[str, Definition]) -> list[str]:
-    return [
-        f"tables.{definition.name}: ({', '.join(reference.columns)}) refers to"
-        f" {reference.parent}({', '.join(reference.parent_columns)}), a number that every host"
-        f" mints for itself; refer to the key of {reference.parent} instead"
-        for definition in definitions.values()
+def _parents(definition: Definition, definitions: Mapping[str, Definition]) -> dict[str, str]:
+    """Return the parents that columns refer to by row number, which every host mints for itself."""
+    return {
+        column: reference.parent
         for reference in definition.foreign_keys
         if reference.parent in definitions
-        and definitions[reference.parent].rowid in reference.parent_columns
-    ]
+        for column, to in zip(reference.columns, reference.parent_columns, strict=True)
+        if to == definitions[reference.parent].rowid
+    }
 
 
-def _enrol_one(connection: Connection, definition: Definition, known: Table | None) -> Enrolled:
+def _untranslatable(definition: Definition, definitions: Mapping[str, Definition]) -> list[str]:
+    """Say which references by row number cannot travel as the parent's sync key."""
+    key = {column.name for column in definition.key}
+    problems = []
+    for column, parent in _parents(definition, definitions).items():
+        refers = f"tables.{definition.name}: ({column}) refers to the row number of {parent}"
+        if len(definitions[parent].key) > 1:
+            problems.append(f"{refers}, which has no key of one column to travel in its place")
+        if column in key:
+            problems.append(f"{refers}, so it is another one on every host and cannot be a key")
+    return problems
+
+
+def _enrol_one(
+    connection: Connection,
+    definition: Definition,
+    known: Table | None,
+    parents: Mapping[str, str],
+    *,
+    numbered: bool,
+) -> Enrolled:
     if known is None:
-        return _enrol_new(connection, definition)
+        return _enrol_new(connection, definition, parents, numbered=numbered)
     names = {name for name, _, _ in definition.columns}
     present = {column.name for column in known.columns}
     dropped = tuple(column.name for column in known.columns if column.name not in names)
@@ -118,29 +150,43 @@ def _enrol_one(connection: Connection, definition: Definition, known: Table | No
         connection.run(
             "UPDATE syncd_column SET dropped = 1 WHERE table_id = ? AND name = ?", (known.id, name)
         )
-    rows = _add_columns(connection, definition, known, added)
+    rows = _add_columns(connection, definition, known, added, parents)
+    if numbered and not known.numbered:
+        numbers.start(connection, known)
     table = load_tables(connection)[definition.name]
     refreshed = capture.install(connection, table, definition)
     state = "changed" if added or dropped or refreshed else "unchanged"
     return Enrolled(definition.name, state, rows, added, dropped)
 
 
-def _enrol_new(connection: Connection, definition: Definition) -> Enrolled:
+def _enrol_new(
+    connection: Connection, definition: Definition, parents: Mapping[str, str], *, numbered: bool
+) -> Enrolled:
     table = Table(
         connection.value("SELECT coalesce(max(id), 0) + 1 FROM syncd_table"),
         definition.name,
         definition.key,
-        tuple(Column(n, *column) for n, column in enumerate(definition.columns)),
+        tuple(
+            Column(n, *column, parents.get(column[0]))
+            for n, column in enumerate(definition.columns)
+        ),
         definition.rowid,
+        numbered,
     )
     create_table(connection, table)
+    if numbered:
+        numbers.start(connection, table)
     rows = _stamp_lowest(connection, table, ALIVE_BIT | table.columns_mask, "true")
     capture.install(connection, table, definition)
     return Enrolled(definition.name, "new", rows)
 
 
 def _add_columns(
-    connection: Connection, definition: Definition, table: Table, added: tuple[str, ...]
+    connection: Connection,
+    definition: Definition,
+    table: Table,
+    added: tuple[str, ...],
+    parents: Mapping[str, str],
 ) -> int:
     rows = 0
     number = connection.value(
@@ -148,7 +194,7 @@ def _add_columns(
     )
     for name, affinity, preset in definition.columns:
         if name in added:
-            column = Column(number, name, affinity, preset)
+            column = Column(number, name, affinity, preset, parents.get(name))
             create_column(connection, table, column)
             written = f"{quoted(name)} IS NOT ({preset})"
             rows += _stamp_lowest(connection, table, column.bit, written)
@@ -158,20 +204,22 @@ def _add_columns(
 
 def _stamp_lowest(connection: Connection, table: Table, mask: int, condition: str) -> int:
     """Write changes of the lowest stamp for rows that are already there; return their number."""
-    filled = " AND ".join(f"{quoted(column.name)} IS NOT NULL" for column in table.key)
+    filled = " AND ".join(f"{value} IS NOT NULL" for value in table.user_key("u"))
+    pairs = zip(table.user_key("u"), table.key_cells, strict=True)
+    key = ", ".join(f"{value} AS {cell}" for value, cell in pairs)
     base = connection.value("SELECT max(seq) FROM syncd_journal")
     # A death that the changelog remembers would take a value that is older than itself.
     lowest = (
         f"(SELECT coalesce(max(e.hlc) + 1, {LOWEST_HLC}) FROM {table.changes} AS e"
-        f" WHERE {table.on_user('t', 'e')} AND e.mask & {DEAD_BIT})"
+        f" WHERE {table.on('t', 'e')} AND e.mask & {DEAD_BIT})"
     )
     rows = connection.run(
         f"INSERT INTO {table.changes}"
-        f" SELECT {table.user_key('t')}, r.position + t.syncd_n, r.origin, ? + t.syncd_n,"
+        f" SELECT {table.cells('t')}, r.position + t.syncd_n, r.origin, ? + t.syncd_n,"
         f" {lowest}, ?"
         " FROM syncd_replica AS r CROSS JOIN ("
-        f"SELECT row_number() OVER (ORDER BY {table.user_key('u')}) AS syncd_n,"
-        f" {table.user_key('u')}"
+        f"SELECT row_number() OVER (ORDER BY {', '.join(table.user_key('u'))}) AS syncd_n,"
+        f" {key}"
         f" FROM {table.sql} AS u WHERE {filled} AND ({condition})) AS t",
         (base, mask),
     )

@@ -13,7 +13,7 @@ import msgspec
 
 from syncd import bundle, changelog, held
 from syncd.bundle import Frame, Section
-from syncd.database import Connection, quoted
+from syncd.database import Connection
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
 from syncd.vector import Vector
 
@@ -121,7 +121,7 @@ class _News:
         if not columns:
             yield "", []
             return
-        shown = [f"t.{quoted(column.name)}" for column in columns]
+        shown = [column.travelling("t") for column in columns]
         yield f"CROSS JOIN {table.sql} AS t ON {table.on_user('t', 'e')}", shown
         if self._connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.shadow})"):
             hidden = [f"h.{column.cell}" for column in columns]

@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from syncd.database import Connection, quoted
-from syncd.schema import COLUMNS_MAX, KeyColumn
+from syncd.schema import COLUMNS_MAX, GENERATED, GENERATED_KEY, KeyColumn
+
+_NO_NUMBER = (
+    ".key: generated: syncd keeps track of such rows by their number, so the table needs an INTEGER"
+    " PRIMARY KEY; or name the columns that identify a row with key: [columns]"
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class Definition:
     """A table of the user's as it stands.
 
     columns: the synced ones outside the key: name, affinity, DEFAULT's SQL. rowid: the column that
-    stands for the rowid and stays on this host. uniques: what must be unique beside the sync key,
-    the rowid included.
+    stands for the rowid and stays on this host. uniques: what must be unique beside what tells its
+    rows apart, the rowid included.
     """
 
     name: str
@@ -71,6 +76,11 @@ class Definition:
     rowid: str | None
     uniques: tuple[Unique, ...]
     foreign_keys: tuple[ForeignKey, ...]
+
+    @property
+    def is_generated(self) -> bool:
+        """Say whether syncd mints the identities of its rows."""
+        return self.key == GENERATED_KEY
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class _Info:
 def define(connection: Connection, name: str, key: Sequence[str] | None) -> Definition | list[str]:
     """Return a table's definition, or what is wrong with it.
 
-    key: the columns the user named, None for the declared PRIMARY KEY.
+    key: the columns the user named, `GENERATED`, or None for the declared PRIMARY KEY.
     """
     kind = connection.value(
         "SELECT CASE WHEN sql LIKE 'CREATE VIRTUAL%' THEN 'virtual table' ELSE type END"
@@ -107,20 +117,26 @@ def define(connection: Connection, name: str, key: Sequence[str] | None) -> Defi
     if name.lower().startswith(("syncd_", "sqlite_")):
         return [f"{where}: the prefix is reserved"]
     infos = _infos(connection, name)
-    chosen, problems = _choose_key(connection, name, infos, key)
+    rowid = _rowid_alias(infos)
+    if key == GENERATED:
+        chosen: tuple[str, ...] = ()
+        problems = [] if rowid is not None else [_NO_NUMBER]
+    else:
+        chosen, problems = _choose_key(connection, name, infos, key)
     if problems:
         return [f"{where}{problem}" for problem in problems]
-    rowid = _rowid_alias(infos)
     synced = [i for i in infos if i.name not in chosen and not i.generated and i.name != rowid]
     if len(synced) > COLUMNS_MAX:
         return [f"{where}: {len(synced)} columns; at most {COLUMNS_MAX} can be synced"]
     by_name = {info.name: info for info in infos}
+    identity = [rowid] if key == GENERATED and rowid is not None else chosen
     return Definition(
         name=name,
-        key=tuple(KeyColumn(column, by_name[column].affinity) for column in chosen),
+        key=tuple(KeyColumn(column, by_name[column].affinity) for column in chosen)
+        or GENERATED_KEY,
         columns=tuple((info.name, info.affinity, info.preset) for info in synced),
         rowid=None if rowid in chosen else rowid,
-        uniques=tuple(u for u in _uniques(connection, name, infos) if not u.identifies(chosen)),
+        uniques=tuple(u for u in _uniques(connection, name, infos) if not u.identifies(identity)),
         foreign_keys=_foreign_keys(connection, name),
     )
 
@@ -261,8 +277,7 @@ def _declared_key(infos: list[_Info]) -> tuple[tuple[str, ...], list[str]]:
         return (), [
             f": its PRIMARY KEY {declared[0].name!r} is an integer that every host mints for"
             " itself, so one number means different rows; name unique NOT NULL columns with"
-            " key: [columns], or give the table a PRIMARY KEY that no two hosts mint alike"
-            " (a UUID in a TEXT column)"
+            " key: [columns], or write key: generated for a log without such columns"
         ]
     return tuple(info.name for info in declared), []
 

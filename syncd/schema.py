@@ -18,6 +18,9 @@ from syncd.errors import DatabaseError, NotEnrolled
 
 FORMAT = 1
 
+GENERATED = "generated"
+"""What `key` says for a table whose identities syncd mints."""
+
 ALIVE_BIT, DEAD_BIT = 1, 2
 FIRST_COLUMN_BIT = 2
 COLUMNS_MAX = 60
@@ -51,6 +54,7 @@ CREATE TABLE syncd_column (
     name TEXT NOT NULL,
     affinity TEXT NOT NULL,
     preset TEXT NOT NULL,              -- the SQL of its DEFAULT
+    parent TEXT,                       -- the enrolled table whose row numbers it holds
     dropped INTEGER NOT NULL,          -- its number is never given again: masks still carry it
     PRIMARY KEY (table_id, number)
 );
@@ -119,14 +123,23 @@ class KeyColumn:
     affinity: str
 
 
+GENERATED_KEY = (KeyColumn("syncd_origin", "BLOB"), KeyColumn("syncd_number", "INTEGER"))
+"""A minted identity: the origin under which a row was born, and the seq of its birth there."""
+
+
 @dataclass(frozen=True)
 class Column:
-    """A synced column outside the key. number: its position in masks; preset: its DEFAULT's SQL."""
+    """A synced column outside the key. number: its position in masks; preset: its DEFAULT's SQL.
+
+    parent: the enrolled table it refers to by row number, which is each host's own. Such a value
+    travels, and stands in the shadow, as the parent's sync key (see `numbers`).
+    """
 
     number: int
     name: str
     affinity: str
     preset: str
+    parent: str | None = None
 
     @property
     def bit(self) -> int:
@@ -138,16 +151,50 @@ class Column:
         """The column's name in syncd's own tables."""
         return f"c{self.number}"
 
+    def travelling(self, alias: str) -> str:
+        """Return the SQL of its value in the user's table as every host understands it."""
+        here = f"{alias}.{quoted(self.name)}"
+        if self.parent is None:
+            return here
+        return f"(SELECT n.k0 FROM {quoted(numbers_of(self.parent))} AS n WHERE n.row = {here})"
+
+    def local(self, travelling: str) -> str:
+        """Return the SQL of a value as this host's table holds it; NULL for an unknown parent."""
+        if self.parent is None:
+            return travelling
+        numbers = quoted(numbers_of(self.parent))
+        return f"(SELECT n.row FROM {numbers} AS n WHERE n.k0 = {travelling})"
+
+
+def numbers_of(table: str) -> str:
+    """Return the name of the table that knows a table's row numbers."""
+    return f"syncd_numbers_{table}"
+
 
 @dataclass(frozen=True)
 class Table:
-    """An enrolled table."""
+    """An enrolled table.
+
+    rowid: the column that stands for the rowid and stays on this host. numbered: whether it is
+    known which of its row numbers stands for which sync key.
+    """
 
     id: int
     name: str
     key: tuple[KeyColumn, ...]
     columns: tuple[Column, ...]
     rowid: str | None = None
+    numbered: bool = False
+
+    @property
+    def is_generated(self) -> bool:
+        """Say whether its identities are minted, and stand in no column of the user's."""
+        return self.key == GENERATED_KEY
+
+    @property
+    def numbers(self) -> str:
+        """The table of its row numbers, quoted."""
+        return quoted(numbers_of(self.name))
 
     @property
     def sql(self) -> str:
@@ -178,9 +225,26 @@ class Table:
         """List the key columns of one of syncd's tables."""
         return ", ".join(f"{alias}.{cell}" for cell in self.key_cells)
 
-    def user_key(self, alias: str) -> str:
-        """List the key columns of the user's table."""
-        return ", ".join(f"{alias}.{quoted(column.name)}" for column in self.key)
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The columns of the user's table, quoted, that tell its rows apart on this host."""
+        if self.is_generated:
+            assert self.rowid is not None
+            return (quoted(self.rowid),)
+        return tuple(quoted(column.name) for column in self.key)
+
+    def identity_of(self, ours: str) -> tuple[str, ...]:
+        """Return the SQL of what `identity` holds for the key in a row of one of our tables."""
+        if self.is_generated:
+            return (f"(SELECT n.row FROM {self.numbers} AS n WHERE {self.on('n', ours)})",)
+        return tuple(f"{ours}.{cell}" for cell in self.key_cells)
+
+    def user_key(self, alias: str) -> tuple[str, ...]:
+        """Return the SQL of each part of a row's sync key, read from the user's table."""
+        if self.is_generated:
+            numbered = f"FROM {self.numbers} AS n WHERE n.row = {alias}.{self.identity[0]}"
+            return tuple(f"(SELECT n.{cell} {numbered})" for cell in self.key_cells)
+        return tuple(f"{alias}.{name}" for name in self.identity)
 
     def on(self, left: str, right: str) -> str:
         """Join two of syncd's tables by key."""
@@ -188,10 +252,16 @@ class Table:
 
     def on_user(self, user: str, ours: str) -> str:
         """Join the user's table with one of syncd's by key."""
-        pairs = zip(self.key, self.key_cells, strict=True)
-        return " AND ".join(
-            f"{user}.{quoted(column.name)} = {ours}.{cell}" for column, cell in pairs
-        )
+        pairs = zip(self.identity, self.identity_of(ours), strict=True)
+        return " AND ".join(f"{user}.{name} = {value}" for name, value in pairs)
+
+    def among(self, keys: str) -> str:
+        """Return the condition that a row of the user's table is one of a query's keys.
+
+        keys: a query of sync keys, under the names of the key cells.
+        """
+        found = f"SELECT {', '.join(self.identity_of('among'))} FROM ({keys}) AS among"
+        return f"({', '.join(self.identity)}) IN ({found})"
 
     def key_ddl(self) -> str:
         """Declare the key columns, with the affinity that keeps joins on an index."""
@@ -253,11 +323,19 @@ def create_table(connection: Connection, table: Table) -> None:
         create_column(connection, table, column)
 
 
+def create_numbers(connection: Connection, table: Table) -> None:
+    """Make room for knowing which row number of a table stands for which sync key."""
+    connection.run(
+        f"CREATE TABLE {table.numbers} (row INTEGER PRIMARY KEY, {table.key_ddl()},"
+        f" UNIQUE ({', '.join(table.key_cells)}))"
+    )
+
+
 def create_column(connection: Connection, table: Table, column: Column) -> None:
     """Give a column its register."""
     connection.run(
-        "INSERT INTO syncd_column VALUES (?, ?, ?, ?, ?, 0)",
-        (table.id, column.number, column.name, column.affinity, column.preset),
+        "INSERT INTO syncd_column VALUES (?, ?, ?, ?, ?, ?, 0)",
+        (table.id, column.number, column.name, column.affinity, column.preset, column.parent),
     )
     connection.run(f"ALTER TABLE {table.shadow} ADD COLUMN {column.cell}")
 
@@ -278,10 +356,13 @@ def load_tables(connection: Connection) -> dict[str, Table]:
     """
     columns: dict[int, list[Column]] = {}
     for table_id, *column in connection.rows(
-        "SELECT table_id, number, name, affinity, preset FROM syncd_column WHERE NOT dropped"
-        " ORDER BY table_id, number"
+        "SELECT table_id, number, name, affinity, preset, parent FROM syncd_column"
+        " WHERE NOT dropped ORDER BY table_id, number"
     ):
         columns.setdefault(table_id, []).append(Column(*column))
+    present = {
+        name for (name,) in connection.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    }
     return {
         name: Table(
             table_id,
@@ -289,9 +370,10 @@ def load_tables(connection: Connection) -> dict[str, Table]:
             tuple(KeyColumn(*column) for column in json.loads(key)),
             tuple(columns.get(table_id, ())),
             rowid,
+            numbers_of(name) in present,
         )
         for table_id, name, key, rowid in connection.rows(
-            "SELECT id, name, key, rowid FROM syncd_table WHERE name IN"
-            " (SELECT name FROM sqlite_schema WHERE type = 'table') ORDER BY id"
+            "SELECT id, name, key, rowid FROM syncd_table ORDER BY id"
         )
+        if name in present
     }

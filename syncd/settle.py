@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from syncd import held
+from syncd import held, numbers
 from syncd.clock import ms_of_hlc
 from syncd.database import Connection, quoted
 from syncd.held import Held
@@ -114,8 +114,8 @@ def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True)
     keys: a query of their keys, under the names of the key cells. alive: whether they may return.
     """
     cells = [*table.key_cells, "alive", *(column.cell for column in table.columns)]
-    values = [table.user_key("t"), str(int(alive))]
-    values += [f"t.{quoted(column.name)}" for column in table.columns]
+    values = [*table.user_key("t"), str(int(alive))]
+    values += [column.travelling("t") for column in table.columns]
     if table.rowid is not None:
         cells.append("row")
         values.append(f"t.{quoted(table.rowid)}")
@@ -124,11 +124,12 @@ def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True)
         f"INSERT INTO {table.shadow} ({', '.join(cells)}) SELECT {', '.join(values)}"
         f" FROM temp.syncd_hiding AS s CROSS JOIN {table.sql} AS t ON {table.on_user('t', 's')}"
     )
-    names = ", ".join(quoted(column.name) for column in table.key)
     count = connection.run(
-        f"DELETE FROM {table.sql} WHERE ({names}) IN"
-        f" (SELECT {', '.join(table.key_cells)} FROM temp.syncd_hiding)"
+        f"DELETE FROM {table.sql} WHERE {table.among('SELECT * FROM temp.syncd_hiding')}"
     )
+    if table.is_generated:
+        # The number is free now, and may be given to a row that has nothing to do with this one.
+        numbers.forget(connection, table, "SELECT * FROM temp.syncd_hiding")
     connection.run("DROP TABLE temp.syncd_hiding")
     return count
 
@@ -176,10 +177,7 @@ class _Settler:
         among_all: not only among the rows with new entries.
         """
         table = self._table
-        keys = ", ".join(
-            f"c.{quoted(column.name)} AS {cell}"
-            for column, cell in zip(table.key, table.key_cells, strict=True)
-        )
+        keys = _named_key(table, "c")
         hidden = 0
         for reference in self._demands.foreign_keys:
             rows = f"{table.sql} AS c"
@@ -210,12 +208,19 @@ class _Settler:
     def _show_once(self) -> int:
         """Show the rows that nothing newer stands in the way of; return how many have moved."""
         connection, table = self._connection, self._table
+        if table.numbered:
+            numbers.allot(
+                connection, table, f"SELECT * FROM {table.shadow} AS h WHERE {self._is_waiting()}"
+            )
         connection.run(f"CREATE TEMP TABLE syncd_candidate AS {self._candidates()}")
         self._drop_unsupported()
         moved = 0
         if self._drop_losers():
             moved = hide(connection, table, f"SELECT DISTINCT {self._cells} FROM temp.syncd_rival")
             moved += self._insert()
+        if table.is_generated:
+            # No number may be kept for a row that does not show after all.
+            numbers.forget(connection, table, f"SELECT {self._cells} FROM {table.shadow}")
         connection.run("DROP TABLE temp.syncd_rival")
         connection.run("DROP TABLE temp.syncd_candidate")
         return moved
@@ -224,28 +229,41 @@ class _Settler:
         """Return the query of hidden rows that are alive and whole, under the user's names."""
         table = self._table
         values = {
-            column.name: f"CASE WHEN owned & {column.bit} THEN h.{column.cell}"
+            column.name: f"CASE WHEN owned & {column.bit} THEN {column.local(f'h.{column.cell}')}"
             f" ELSE {column.preset} END"
             for column in table.columns
         }
         whole = [f"{v} IS NOT NULL" for name, v in values.items() if name in self._demands.required]
+        # A row number that is not known yet is that of a parent that does not show.
+        whole += [
+            f"(h.{column.cell} IS NULL OR {column.local(f'h.{column.cell}')} IS NOT NULL)"
+            for column in table.columns
+            if column.parent is not None
+        ]
+        row = "h.row"
+        own = list(zip(table.identity, table.identity_of("h"), strict=True))
+        if table.numbered:
+            row = f"(SELECT n.row FROM {table.numbers} AS n WHERE {table.on('n', 'h')})"
+        if table.rowid is not None and not table.is_generated:
+            own.append((quoted(table.rowid), row))
         listed = [
-            *(
-                f"h.{cell} AS {quoted(column.name)}"
-                for cell, column in zip(table.key_cells, table.key, strict=True)
-            ),
+            *(f"{value} AS {name}" for name, value in own),
             *(f"{value} AS {quoted(name)}" for name, value in values.items()),
+            *(f"h.{cell} AS syncd_{cell}" for cell in table.key_cells),
             "row_number() OVER () AS syncd_id",
-            "h.row AS syncd_row",
+            f"{row} AS syncd_row",
             f"{self._stamp('h')} AS syncd_stamp",
         ]
         return (
             f"SELECT {', '.join(listed)}"
             f" FROM (SELECT *, {owned(table, 'g')} AS owned FROM {table.shadow} AS g"
-            f" WHERE g.alive = 1) AS h WHERE NOT EXISTS"
-            f" (SELECT 1 FROM temp.syncd_unfit AS u WHERE {table.on('u', 'h')})"
-            + "".join(f" AND {condition}" for condition in whole)
+            f" WHERE g.alive = 1) AS h WHERE {' AND '.join([self._is_waiting(), *whole])}"
         )
+
+    def _is_waiting(self) -> str:
+        """Return the condition that row `h` of the shadow is alive and no CHECK refused it."""
+        unfit = f"SELECT 1 FROM temp.syncd_unfit AS u WHERE {self._table.on('u', 'h')}"
+        return f"h.alive = 1 AND NOT EXISTS ({unfit})"
 
     def _stamp(self, alias: str) -> str:
         """Return the SQL of a row's stamp, as text that sorts like it."""
@@ -302,11 +320,10 @@ class _Settler:
     def _rivals(self, unique: Unique) -> str:
         """Return the query of showing rows that hold a value a candidate wants."""
         table = self._table
-        keys = ", ".join(
-            f"{quoted(column.name)} AS {cell}"
-            for column, cell in zip(table.key, table.key_cells, strict=True)
+        showing = (
+            f"SELECT {_named_key(table, 't')}, {_terms(unique)}"
+            f" FROM {table.sql} AS t{_where(unique)}"
         )
-        showing = f"SELECT {keys}, {_terms(unique)} FROM {table.sql}{_where(unique)}"
         wanting = (
             f"SELECT syncd_id AS id, {_terms(unique)} FROM temp.syncd_candidate{_where(unique)}"
         )
@@ -334,10 +351,9 @@ class _Settler:
     def _insert(self) -> int:
         """Move the candidates that are left into the user's table; return how many were decided."""
         connection, table = self._connection, self._table
-        names = [quoted(column.name) for column in table.key]
-        names += [quoted(column.name) for column in table.columns]
+        names = [*table.identity, *(quoted(column.name) for column in table.columns)]
         values = list(names)
-        if table.rowid is not None:
+        if table.rowid is not None and not table.is_generated:
             own = quoted(table.rowid)
             names.append(own)
             # Meanwhile the number may have been given to another row.
@@ -354,14 +370,15 @@ class _Settler:
         ):
             # A CHECK refuses some of them, then; leave those where they are.
             connection.run(f"INSERT OR IGNORE {rest}")
-        same = " AND ".join(f"t.{quoted(k.name)} = c.{quoted(k.name)}" for k in table.key)
+        same = " AND ".join(f"t.{name} = c.{name}" for name in table.identity)
+        keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
         taken = connection.run(
-            f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {table.user_key('c')}"
+            f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {keys}"
             f" FROM temp.syncd_candidate AS c CROSS JOIN {table.sql} AS t"
             f" ON {same})"
         )
         refused = connection.run(
-            f"INSERT INTO temp.syncd_unfit SELECT {table.user_key('c')}"
+            f"INSERT INTO temp.syncd_unfit SELECT {keys}"
             " FROM temp.syncd_candidate AS c"
             f" WHERE NOT EXISTS (SELECT 1 FROM {table.sql} AS t WHERE {same})"
         )
@@ -377,6 +394,12 @@ def _has_parent(reference: ForeignKey, child: str, parent: str) -> str:
     )
     found = f"EXISTS (SELECT 1 FROM {parent} AS p WHERE {same})"
     return f"({' OR '.join([*nothing, found])})"
+
+
+def _named_key(table: Table, alias: str) -> str:
+    """List the sync key of a row of the user's table under the names of the key cells."""
+    pairs = zip(table.user_key(alias), table.key_cells, strict=True)
+    return ", ".join(f"{value} AS {cell}" for value, cell in pairs)
 
 
 def _terms(unique: Unique) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from syncd import bundle
+from syncd import bundle, numbers
 from syncd.database import Connection, quoted
 from syncd.introspection import constraints
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
@@ -74,18 +74,28 @@ class Showing:
     def _insert_new(self, columns: list[Column]) -> None:
         """Insert rows that no entry was known of."""
         table = self._table
-        names = [*_key_names(table), *(quoted(column.name) for column in columns)]
-        cells = [*table.key_cells, *(column.cell for column in columns)]
+        names = [*table.identity, *(quoted(column.name) for column in columns)]
+        new = "NOT s.met AND s.mask <> 0"
+        if table.is_generated:
+            numbers.allot(
+                self._connection,
+                table,
+                f"SELECT {table.cells('s')}, NULL AS row FROM temp.syncd_staged AS s WHERE {new}",
+            )
+        cells = [*table.identity_of("s"), *(f"s.{column.cell}" for column in columns)]
         sets = ", ".join(f"{quoted(c.name)} = excluded.{quoted(c.name)}" for c in columns)
         # If the row stands there after all, someone wrote it uncaptured; the merged change has a
         # stamp and that row has none.
         self._connection.run(
             f"INSERT {self._strictly} INTO {table.sql} ({', '.join(names)})"
-            f" SELECT {', '.join(cells)} FROM temp.syncd_staged WHERE NOT met AND mask <> 0"
-            f" ORDER BY {', '.join(table.key_cells)}"
-            f" ON CONFLICT ({', '.join(_key_names(table))})"
+            f" SELECT {', '.join(cells)} FROM temp.syncd_staged AS s WHERE {new}"
+            f" ORDER BY {table.cells('s')}"
+            f" ON CONFLICT ({', '.join(table.identity)})"
             f" DO {'UPDATE SET ' + sets if sets else 'NOTHING'}"
         )
+        if table.numbered and not table.is_generated:
+            keys = f"SELECT {table.cells('s')} FROM temp.syncd_staged AS s WHERE {new}"
+            numbers.note(self._connection, table, keys)
 
     def _update(self, columns: list[Column]) -> None:
         """Write the registers won in rows that show."""
@@ -151,7 +161,3 @@ class Showing:
 
 def _mask(columns: Sequence[Column]) -> int:
     return sum(column.bit for column in columns)
-
-
-def _key_names(table: Table) -> list[str]:
-    return [quoted(column.name) for column in table.key]

@@ -148,6 +148,11 @@ def test_mistakes_in_variables_are_told_with_those_in_the_file(file: Path) -> No
             "tables.note.keys (SYNC_TABLES): there is no such key",
             id="a misspelt key",
         ),
+        pytest.param(
+            {"tables": {"note": {"key": "name"}}},
+            "tables.note.key (SYNC_TABLES): 'name' is no key",
+            id="a key that is neither columns nor generated",
+        ),
         pytest.param({"tables": ["note"]}, "tables (SYNC_TABLES)", id="a list of tables"),
         pytest.param({"sync": None}, "sync", id="no section"),
         pytest.param({"node": 5}, "node (NODE_NAME)", id="a number for a name"),

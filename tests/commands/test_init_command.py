@@ -91,7 +91,7 @@ UNFIT: dict[str, tuple[Callable[[CliHost], None], tuple[str, ...], int]] = {
     ),
     "a bare integer primary key": (
         lambda host: host.write_config(tables={"note": {}}),
-        ("tables.note", "id", "key: [", "give the table a PRIMARY KEY"),
+        ("tables.note", "id", "key: [", "key: generated"),
         1,
     ),
     "a key column that is not there": (

@@ -29,6 +29,9 @@ PULL_FRAMES_MAX = 1_000
 _UNIX_EPOCH_JULIAN = 2_440_587.5
 _DAY_MS = 86_400_000
 
+Key = list[str] | str | None
+"""A table's key as config.yaml has it: columns, `generated`, or None for the PRIMARY KEY."""
+
 DEVICES = """
     CREATE TABLE devices (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -37,7 +40,7 @@ DEVICES = """
         note
     )
 """
-DEVICES_KEY: dict[str, list[str] | None] = {"devices": ["device_id"]}
+DEVICES_KEY: dict[str, Key] = {"devices": ["device_id"]}
 
 Delivery = tuple[Header, Frame]
 
@@ -74,7 +77,7 @@ class Host:
         node: str,
         *,
         ddl: str = DEVICES,
-        tables: Mapping[str, list[str] | None] = DEVICES_KEY,
+        tables: Mapping[str, Key] = DEVICES_KEY,
         clock: Clock | None = None,
         enrolled: bool = True,
     ) -> None:
@@ -95,7 +98,7 @@ class Host:
         connection.create_function("julianday", 1, lambda _: self.clock.julian())
         return connection
 
-    def replica_of(self, tables: Mapping[str, list[str] | None]) -> Replica:
+    def replica_of(self, tables: Mapping[str, Key]) -> Replica:
         """Return the file as a replica of the given tables, each with its configured key."""
         config = Config.model_validate(
             {
@@ -133,7 +136,7 @@ class Host:
         self._incarnations += 1
         return hashlib.sha256(f"{self.node} {self._incarnations}".encode()).digest()[:16]
 
-    def enrol(self, tables: Mapping[str, list[str] | None] | None = None) -> list[Enrolled]:
+    def enrol(self, tables: Mapping[str, Key] | None = None) -> list[Enrolled]:
         """Enrol again, as after a migration or a change of the configuration."""
         if tables is not None:
             self.replica.close()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 
 from engine.conftest import MakeHosts
-from engine.hosts import Host, ask, changes_in, pull, settle
+from engine.hosts import Host, Key, ask, changes_in, pull, settle
 from engine.model import ALIVE, EXISTENCE
 from syncd.vector import Vector
 
@@ -21,7 +21,7 @@ FAMILY = """
         other TEXT REFERENCES parents (name) ON DELETE SET NULL
     );
 """
-FAMILY_TABLES: dict[str, list[str] | None] = {"parents": None, "children": None}
+FAMILY_TABLES: dict[str, Key] = {"parents": None, "children": None}
 
 
 def assert_silent(receiver: Host, sender: Host) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.conftest import MakeHosts
-from engine.hosts import Host, changes_in, pull, settle
+from engine.hosts import Host, Key, changes_in, pull, settle
 from syncd.vector import Vector
 
 ACCOUNTS = """
@@ -17,7 +17,7 @@ ACCOUNTS = """
         email TEXT COLLATE NOCASE UNIQUE, phone TEXT UNIQUE
     )
 """
-ACCOUNTS_KEY: dict[str, list[str] | None] = {"accounts": ["name"]}
+ACCOUNTS_KEY: dict[str, Key] = {"accounts": ["name"]}
 TREE = """
     CREATE TABLE parents (name TEXT PRIMARY KEY);
     CREATE TABLE children (
@@ -27,7 +27,7 @@ TREE = """
         name TEXT PRIMARY KEY, child TEXT REFERENCES children ON DELETE CASCADE
     )
 """
-TREE_TABLES: dict[str, list[str] | None] = {"toys": None, "children": None, "parents": None}
+TREE_TABLES: dict[str, Key] = {"toys": None, "children": None, "parents": None}
 
 
 def account(host: Host, name: str, email: str | None, phone: str | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.conftest import MakeHosts
-from engine.hosts import DEVICES, DEVICES_KEY, Host, changes_in, pull, settle
+from engine.hosts import DEVICES, DEVICES_KEY, Host, Key, changes_in, pull, settle
 from syncd.enrolment import Enrolled
 from syncd.errors import NotEnrolled, SchemaError
 from syncd.vector import Vector
@@ -67,7 +67,7 @@ class TestAgain:
     def test_a_table_that_is_no_longer_listed_stays_enrolled(self, make_hosts: MakeHosts) -> None:
         """To take a line out of the configuration must not lose data."""
         ddl = f"{DEVICES}; CREATE TABLE logs (line TEXT PRIMARY KEY)"
-        both: dict[str, list[str] | None] = {**DEVICES_KEY, "logs": None}
+        both: dict[str, Key] = {**DEVICES_KEY, "logs": None}
         a, b = make_hosts("a", "b", ddl=ddl, tables=both)
         states = {e.table: e.state for e in a.enrol(DEVICES_KEY)}
         assert states == {"devices": "unchanged", "logs": "unlisted"}
@@ -266,7 +266,7 @@ class TestMigrations:
         assert {row[1] for row in schema_of(a)} == {row[1] for row in before}
 
 
-REFUSED: dict[str, tuple[str, list[str] | None]] = {
+REFUSED: dict[str, tuple[str, Key]] = {
     "no table": ("", None),
     "no key": ("CREATE TABLE t (a TEXT NOT NULL, b)", None),
     "bare integer": ("CREATE TABLE t (id INTEGER PRIMARY KEY, a)", None),
@@ -312,10 +312,11 @@ REFUSED: dict[str, tuple[str, list[str] | None]] = {
         "CREATE TABLE t (a TEXT, g TEXT NOT NULL AS (a || '!') STORED UNIQUE)",
         ["g"],
     ),
-    "foreign key to a number that every host mints": (
-        "CREATE TABLE t (a TEXT PRIMARY KEY, device INTEGER REFERENCES devices (id))",
-        None,
+    "a key that is a number every host mints": (
+        "CREATE TABLE t (device INTEGER NOT NULL UNIQUE REFERENCES devices (id))",
+        ["device"],
     ),
+    "identities for rows without a number": ("CREATE TABLE t (a TEXT)", "generated"),
     "too many columns": (
         f"CREATE TABLE t (a TEXT PRIMARY KEY, {', '.join(f'c{n}' for n in range(61))})",
         None,
@@ -328,10 +329,10 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("ddl", "key"), REFUSED.values(), ids=REFUSED.keys())
     def test_a_refusal_leaves_the_schema_as_it_was(
-        self, make_hosts: MakeHosts, ddl: str, key: list[str] | None
+        self, make_hosts: MakeHosts, ddl: str, key: list[str] | str | None
     ) -> None:
         """The other table of the configuration is not enrolled either."""
-        tables: dict[str, list[str] | None] = {**DEVICES_KEY, "t": key}
+        tables: dict[str, Key] = {**DEVICES_KEY, "t": key}
         (a,) = make_hosts("a", ddl=f"{DEVICES}; {ddl}", tables=tables, enrolled=False)
         before = schema_of(a)
         with pytest.raises(SchemaError) as refusal:
@@ -343,7 +344,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("ddl", "key"), REFUSED.values(), ids=REFUSED.keys())
     def test_a_refusal_leaves_an_enrolled_file_as_it_was(
-        self, make_hosts: MakeHosts, ddl: str, key: list[str] | None
+        self, make_hosts: MakeHosts, ddl: str, key: list[str] | str | None
     ) -> None:
         """A deployment adds a table that is refused; what was synced is synced on."""
         a, b = make_hosts("a", "b")
@@ -359,7 +360,7 @@ class TestRefusals:
     def test_all_problems_are_reported_at_once(self, make_hosts: MakeHosts) -> None:
         """Whoever mends a configuration wants to mend it in one go."""
         ddl = f"{DEVICES}; CREATE TABLE t (a TEXT, b); CREATE VIEW v AS SELECT 1"
-        tables: dict[str, list[str] | None] = {
+        tables: dict[str, Key] = {
             "devices": None,
             "t": ["a", "b"],
             "u": ["x"],
@@ -376,12 +377,12 @@ class TestRefusals:
     def test_a_bare_integer_key_names_both_ways_out(self, make_hosts: MakeHosts) -> None:
         """It is the first thing that users will meet."""
         (a,) = make_hosts("a", tables={"devices": None}, enrolled=False)
-        with pytest.raises(SchemaError, match=r"key: \[columns\].*UUID"):
+        with pytest.raises(SchemaError, match=r"key: \[columns\].*key: generated"):
             a.enrol()
 
     @pytest.mark.parametrize("key", [["status"], ["device_id", "status"], None])
     def test_the_key_of_an_enrolled_table_cannot_change(
-        self, make_hosts: MakeHosts, key: list[str] | None
+        self, make_hosts: MakeHosts, key: list[str] | str | None
     ) -> None:
         """Everything that is stamped is stamped under the old key."""
         ddl = (
@@ -413,7 +414,7 @@ class TestRefusals:
     def test_a_reader_beside_an_enrolment_sees_all_or_nothing(self, make_hosts: MakeHosts) -> None:
         """A crash or a refusal in the middle undoes everything: it is one transaction."""
         ddl = f"{DEVICES}; CREATE TABLE logs (line TEXT PRIMARY KEY)"
-        both: dict[str, list[str] | None] = {**DEVICES_KEY, "logs": None}
+        both: dict[str, Key] = {**DEVICES_KEY, "logs": None}
         (a,) = make_hosts("a", ddl=ddl, tables=both, enrolled=False)
         other = sqlite3.connect(a.path)
         count = "SELECT count(*) FROM sqlite_schema"

@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.hosts import DEVICES, Host, scratch
+from engine.hosts import DEVICES, Host, Key, scratch
 from syncd import bundle
 from syncd.bundle import Reader
 from syncd.errors import BundleError, SyncError
@@ -218,7 +218,7 @@ def test_frames_stay_within_the_bound_wherever_values_stand(
     monkeypatch.setattr(bundle, "FRAME_BYTES_TARGET", 64 * 1024)
     monkeypatch.setattr(bundle, "FRAME_BYTES_MAX", 256 * 1024)
     logs = "CREATE TABLE logs (line TEXT PRIMARY KEY, more)"
-    tables: dict[str, list[str] | None] = {"devices": ["device_id"], "logs": None}
+    tables: dict[str, Key] = {"devices": ["device_id"], "logs": None}
     a, b = (Host(tmp_path, n, ddl=f"{DEVICES};{logs}", tables=tables) for n in "ab")
     middle, last = (Host(tmp_path, n) for n in ("middle", "last"))
     big = "x" * 10_000

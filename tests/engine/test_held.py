@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from engine.conftest import MakeHosts
-from engine.hosts import DEVICES, DEVICES_KEY, Host, ask, changes_in, pull, settle
+from engine.hosts import DEVICES, DEVICES_KEY, Host, Key, ask, changes_in, pull, settle
 from syncd.clock import ms_of_hlc
 from syncd.vector import Vector
 
 HOUR_MS = 3_600_000
 LOGS = "CREATE TABLE logs (line TEXT PRIMARY KEY, more)"
-BOTH: dict[str, list[str] | None] = {**DEVICES_KEY, "logs": None}
+BOTH: dict[str, Key] = {**DEVICES_KEY, "logs": None}
 
 
 def insert(host: Host, device: str, note: object = None) -> None:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import pytest
 
 from engine.conftest import MakeHosts
-from engine.hosts import DEVICES, DEVICES_KEY, Host, pull, settle
+from engine.hosts import DEVICES, DEVICES_KEY, Host, Key, pull, settle
 
 MANY = 2_000
 PLACES = "CREATE TABLE places (site TEXT, number INTEGER, note UNIQUE, PRIMARY KEY (site, number))"
-BOTH: dict[str, list[str] | None] = {**DEVICES_KEY, "places": None}
+BOTH: dict[str, Key] = {**DEVICES_KEY, "places": None}
 
 ONE_CHANGE = {
     "update": "UPDATE devices SET status = 'blocked' WHERE device_id = 'device 7'",

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.conftest import MakeHosts
-from engine.hosts import Clock, Host, changes_in, pull, scratch, settle
+from engine.hosts import Clock, Host, Key, changes_in, pull, scratch, settle
 from engine.model import Rows
 from syncd import bundle
 from syncd.bundle import Reader
@@ -49,7 +49,7 @@ KEYED = [
     for name, declared in AFFINITIES.items()
 ]
 DDL = ";".join([WIDE, *KEYED])
-TABLES: dict[str, list[str] | None] = {
+TABLES: dict[str, Key] = {
     "wide": None,
     **{f"keyed_{name}": None for name in AFFINITIES},
 }

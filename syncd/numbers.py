@@ -1,0 +1,149 @@
+"""Row numbers: which of a table's local integers stands for which sync key.
+
+Integers that hosts mint for themselves never travel. Two kinds of table need to know them all the
+same: one with `key: generated`, whose rows have no other identity in the user's table, and one that
+others refer to by number. `syncd_numbers_T` maps a row number to the key of the row that has it,
+or last had it: a child that was left behind by its parent still says whose child it was. Of a
+generated table it knows the rows that show and no others, because a number that is free may be
+given to a new row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from syncd.database import Connection, quoted
+from syncd.introspection import Definition
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, create_numbers
+
+DIGEST_BYTES = 16
+
+
+def start(connection: Connection, table: Table) -> None:
+    """Number the rows that are there; mint identities for them where a table's are generated.
+
+    Such an identity is a digest of the row, its number included: two copies of one file, enrolled
+    on two hosts, agree about the rows they had in common. Later ones are named after their birth.
+    """
+    create_numbers(connection, table)
+    cells = ", ".join(table.key_cells)
+    if not table.is_generated:
+        key = ", ".join(table.user_key("t"))
+        connection.run(
+            f"INSERT INTO {table.numbers} (row, {cells})"
+            f" SELECT t.{_number(table)}, {key} FROM {table.sql} AS t"
+        )
+        return
+    connection.define("syncd_digest", _digest)
+    values = [table.identity[0], *(quoted(column.name) for column in table.columns)]
+    digest = ", ".join(f"CAST(quote({value}) AS BLOB)" for value in values)
+    connection.run(
+        f"INSERT INTO {table.numbers} (row, {cells})"
+        f" SELECT {table.identity[0]}, syncd_digest({digest}), {table.identity[0]}"
+        f" FROM {table.sql}"
+    )
+
+
+def _digest(*values: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for value in values:
+        digest.update(len(value).to_bytes(8) + value)
+    return digest.digest()
+
+
+def is_needed(definition: Definition, referred_to: set[str]) -> bool:
+    """Say whether a table's numbers must be known. referred_to: tables referred to by number."""
+    return definition.is_generated or definition.name in referred_to
+
+
+def identified(table: Table, entries: str) -> str:
+    """Return the query of journal entries with sync keys in place of row numbers.
+
+    entries: a query of seq, hlc, mask and k0, the row's number. A row that is not known is named by
+    the first birth of that number since its last death; one without a birth gets no name.
+    """
+    lives = (
+        f"SELECT *, count(*) FILTER (WHERE mask & {DEAD_BIT}) OVER (PARTITION BY k0 ORDER BY seq"
+        f" ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS life FROM ({entries})"
+    )
+    births = (
+        f"SELECT *, min(CASE WHEN mask & {ALIVE_BIT} THEN seq END)"
+        f" OVER (PARTITION BY k0, life) AS birth FROM ({lives})"
+    )
+    known = "j.life = 0 AND n.row IS NOT NULL"
+    own = "SELECT o.id FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
+    return (
+        "SELECT j.seq, j.hlc, j.mask, j.k0 AS row,"
+        f" CASE WHEN {known} THEN n.k0 WHEN j.birth IS NOT NULL THEN ({own}) END AS k0,"
+        f" CASE WHEN {known} THEN n.k1 ELSE j.birth END AS k1"
+        f" FROM ({births}) AS j LEFT JOIN {table.numbers} AS n ON n.row = j.k0"
+    )
+
+
+def take_births(connection: Connection, table: Table, entries: str) -> None:
+    """Remember the numbers of rows born in a query of `identified`; the dead are in the staging."""
+    connection.run(
+        f"INSERT OR REPLACE INTO {table.numbers} (row, k0, k1)"
+        f" SELECT row, k0, k1 FROM ({entries}) WHERE mask & {ALIVE_BIT} ORDER BY seq"
+    )
+    forget(
+        connection,
+        table,
+        f"SELECT {', '.join(table.key_cells)} FROM temp.syncd_staged WHERE mask & {DEAD_BIT}",
+    )
+
+
+def note(connection: Connection, table: Table, keys: str) -> None:
+    """Remember the numbers that rows have in the user's table. keys: a query of sync keys."""
+    connection.run(
+        f"INSERT OR REPLACE INTO {table.numbers} (row, {', '.join(table.key_cells)})"
+        f" SELECT t.{_number(table)}, {table.cells('k')} FROM ({keys}) AS k"
+        f" CROSS JOIN {table.sql} AS t ON {table.on_user('t', 'k')}"
+    )
+
+
+def allot(connection: Connection, table: Table, rows: str) -> None:
+    """Choose the numbers of rows that are about to show.
+
+    rows: a query of sync keys and `row`, the number that each had before, or NULL. A row gets that
+    one again if it is still free, else one that no row has had.
+    """
+    cells = table.cells("w")
+    own = _number(table)
+    former = f"(SELECT n.row FROM {table.numbers} AS n WHERE {table.on('n', 'g')})"
+    wanted = f"SELECT {table.cells('g')}, coalesce(g.row, {former}) AS row FROM ({rows}) AS g"
+    taken = (
+        f"EXISTS (SELECT 1 FROM {table.sql} AS t WHERE t.{own} = w.row) OR EXISTS"
+        f" (SELECT 1 FROM {table.numbers} AS n WHERE n.row = w.row AND NOT ({table.on('n', 'w')}))"
+    )
+    connection.run(
+        f"INSERT OR REPLACE INTO {table.numbers} (row, {', '.join(table.key_cells)})"
+        f" SELECT CASE WHEN w.row IS NULL OR w.twin > 1 OR {taken}"
+        f" THEN ? + row_number() OVER (ORDER BY {cells}) ELSE w.row END, {cells}"
+        " FROM (SELECT *, row_number() OVER (PARTITION BY row) AS twin"
+        f" FROM ({wanted})) AS w",
+        (_highest(connection, table),),
+    )
+
+
+def forget(connection: Connection, table: Table, keys: str) -> None:
+    """Free the numbers of rows that do not show any more. keys: a query of sync keys."""
+    connection.run(f"DELETE FROM {table.numbers} WHERE ({', '.join(table.key_cells)}) IN ({keys})")
+
+
+def _number(table: Table) -> str:
+    assert table.rowid is not None
+    return quoted(table.rowid)
+
+
+def _highest(connection: Connection, table: Table) -> int:
+    """Return the highest number that any row of a table is known to have had."""
+    highest: int = connection.value(
+        f"SELECT max((SELECT coalesce(max(row), 0) FROM {table.numbers}),"
+        f" (SELECT coalesce(max({_number(table)}), 0) FROM {table.sql}))"
+    )
+    # AUTOINCREMENT promises never to give a number twice (sqlite.org/autoinc.html).
+    if connection.value("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'"):
+        given = connection.value("SELECT seq FROM sqlite_sequence WHERE name = ?", (table.name,))
+        highest = max(highest, given or 0)
+    return highest

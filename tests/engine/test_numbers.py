@@ -1,0 +1,375 @@
+"""Integers that every host mints for itself: they stay home, and what they stand for travels."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.conftest import MakeHosts
+from engine.hosts import Clock, Host, Key, pull, scratch, settle
+from syncd.errors import SchemaError
+
+LOGS = """
+    CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, device TEXT NOT NULL, message TEXT)
+"""
+PLAIN_LOGS = LOGS.replace(" AUTOINCREMENT", "")
+LOGS_KEY: dict[str, Key] = {"logs": "generated"}
+
+FAMILY = """
+    CREATE TABLE owners (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, boss INTEGER REFERENCES owners (id)
+    );
+    CREATE TABLE cars (
+        plate TEXT PRIMARY KEY, owner INTEGER REFERENCES owners (id) ON DELETE SET NULL, colour
+    );
+"""
+FAMILY_KEYS: dict[str, Key] = {"owners": ["name"], "cars": None}
+
+
+def logs(host: Host) -> list[Any]:
+    """Return what the log says, whatever the numbers."""
+    return sorted(host.rows("SELECT device, message FROM logs"), key=str)
+
+
+def cars(host: Host) -> list[Any]:
+    """Return each car with its owner's name."""
+    return sorted(
+        host.rows(
+            "SELECT c.plate, o.name FROM cars AS c LEFT JOIN owners AS o ON o.id = c.owner"
+            " ORDER BY c.plate"
+        )
+    )
+
+
+def bosses(host: Host) -> list[Any]:
+    """Return each owner with the name of his boss."""
+    return sorted(
+        host.rows("SELECT o.name, b.name FROM owners AS o LEFT JOIN owners AS b ON b.id = o.boss")
+    )
+
+
+class TestGenerated:
+    """Tables with `key: generated`."""
+
+    def test_two_rows_of_one_number_are_two_rows_everywhere(self, make_hosts: MakeHosts) -> None:
+        """Hazard 7: two hosts mint 506 for two events; each host ends with both, each once."""
+        a, b, c = make_hosts("a", "b", "c", ddl=LOGS, tables=LOGS_KEY)
+        a.write("INSERT INTO logs VALUES (506, 'x', 'from a')")
+        b.write("INSERT INTO logs VALUES (506, 'y', 'from b')")
+        settle(a, b, c)
+        expected = [("x", "from a"), ("y", "from b")]
+        assert logs(a) == logs(b) == logs(c) == expected
+        assert a.rows("SELECT device FROM logs WHERE id = 506") == [("x",)]
+        assert b.rows("SELECT device FROM logs WHERE id = 506") == [("y",)]
+
+    def test_a_row_changed_or_deleted_elsewhere_is_the_same_row(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Whatever number it has there."""
+        a, b = make_hosts("a", "b", ddl=LOGS, tables=LOGS_KEY)
+        b.write("INSERT INTO logs (device) VALUES ('other')")
+        a.write("INSERT INTO logs (device) VALUES ('kept'), ('gone')")
+        settle(a, b)
+        b.write("UPDATE logs SET message = 'seen' WHERE device = 'kept'")
+        b.write("DELETE FROM logs WHERE device = 'gone'")
+        settle(a, b)
+        assert logs(a) == logs(b) == [("kept", "seen"), ("other", None)]
+
+    @pytest.mark.parametrize("ddl", [LOGS, PLAIN_LOGS], ids=["autoincrement", "reused numbers"])
+    def test_a_number_given_again_names_another_row(self, make_hosts: MakeHosts, ddl: str) -> None:
+        """Deleted and minted again before the fold and after it."""
+        a, b = make_hosts("a", "b", ddl=ddl, tables=LOGS_KEY)
+        a.write("INSERT INTO logs VALUES (7, 'first', NULL)")
+        pull(b, a)
+        a.write("DELETE FROM logs")
+        a.write("INSERT INTO logs VALUES (7, 'second', NULL)")
+        a.write("DELETE FROM logs")
+        a.write("INSERT INTO logs VALUES (7, 'third', NULL)")
+        a.write("UPDATE logs SET message = 'm'")
+        pull(b, a)
+        assert logs(b) == logs(a) == [("third", "m")]
+        a.write("DELETE FROM logs")
+        a.replica.fold()
+        a.write("INSERT INTO logs VALUES (7, 'fourth', NULL)")
+        settle(a, b)
+        assert logs(b) == logs(a) == [("fourth", None)]
+
+    def test_a_number_freed_by_a_peers_delete_is_a_new_row(self, make_hosts: MakeHosts) -> None:
+        """Without AUTOINCREMENT SQLite gives the number of a row that a merge took away again."""
+        a, b = make_hosts("a", "b", ddl=PLAIN_LOGS, tables=LOGS_KEY)
+        a.write("INSERT INTO logs (device) VALUES ('old')")
+        settle(a, b)
+        b.write("DELETE FROM logs")
+        settle(a, b)
+        a.write("INSERT INTO logs (device) VALUES ('new')")
+        assert a.rows("SELECT id FROM logs") == [(1,)]
+        settle(a, b)
+        assert logs(a) == logs(b) == [("new", None)]
+
+    def test_replace_by_number_overwrites_the_row(self, make_hosts: MakeHosts) -> None:
+        """INSERT OR REPLACE fires no delete trigger; the old row must not live on elsewhere."""
+        a, b = make_hosts("a", "b", ddl=LOGS, tables=LOGS_KEY)
+        a.write("INSERT INTO logs VALUES (1, 'one', 'm')")
+        pull(b, a)
+        a.write("INSERT OR REPLACE INTO logs VALUES (1, 'two', NULL)")
+        pull(b, a)
+        assert logs(b) == logs(a) == [("two", None)]
+
+    def test_a_renumbered_row_is_one_row(self, make_hosts: MakeHosts) -> None:
+        """It is a death and a birth, as any change of what tells rows apart."""
+        a, b = make_hosts("a", "b", ddl=LOGS, tables=LOGS_KEY)
+        a.write("INSERT INTO logs VALUES (1, 'one', 'm')")
+        pull(b, a)
+        a.write("UPDATE logs SET id = 1001")
+        pull(b, a)
+        assert logs(b) == logs(a) == [("one", "m")]
+
+    def test_rows_that_two_copies_had_in_common_stay_single(self, tmp_path: Path) -> None:
+        """The vendor copies his database to the next host and enrols both."""
+        original = tmp_path / "original.db"
+        hosts = []
+        maker = Host(tmp_path, "original", ddl=LOGS, tables=LOGS_KEY, enrolled=False)
+        maker.write("INSERT INTO logs (device, message) VALUES ('x', '1'), ('x', '1')")
+        maker.close()
+        for node in "ab":
+            shutil.copy(original, tmp_path / f"{node}.db")
+            host = Host(tmp_path, node, ddl="", tables=LOGS_KEY, enrolled=False)
+            host.write("INSERT INTO logs (device) VALUES (?)", f"only {node}")
+            host.enrol()
+            hosts.append(host)
+        settle(*hosts)
+        expected = [("only a", None), ("only b", None), ("x", "1"), ("x", "1")]
+        assert [logs(host) for host in hosts] == [expected, expected]
+        for host in hosts:
+            host.close()
+
+    def test_rows_of_a_log_wait_for_the_device_they_refer_to(self, make_hosts: MakeHosts) -> None:
+        """A row that is held keeps no number: the application may give it to another row."""
+        ddl = """
+            CREATE TABLE devices (device_id TEXT PRIMARY KEY);
+            CREATE TABLE logs (id INTEGER PRIMARY KEY, device REFERENCES devices, message)
+        """
+        tables: dict[str, Key] = {"devices": None, "logs": "generated"}
+        a, b, c = make_hosts("a", "b", "c", ddl=ddl, tables=tables)
+        a.write("INSERT INTO devices VALUES ('d')")
+        settle(a, b, c)
+        a.write("INSERT INTO logs (device, message) VALUES ('d', 'from a')")
+        b.write("DELETE FROM devices")
+        settle(a, b)
+        assert logs(a) == logs(b) == []
+        assert a.held() == b.held() == 1
+        for host in (a, b):
+            host.write("INSERT INTO logs (message) VALUES (?)", f"later {host.node}")
+        c.write("INSERT INTO logs (device, message) VALUES ('d', 'from c')")
+        c.write("INSERT INTO devices VALUES ('e')")
+        settle(a, b, c)
+        free = [(None, "later a"), (None, "later b")]
+        assert logs(a) == logs(b) == logs(c) == free
+        b.write("INSERT INTO devices VALUES ('d')")
+        settle(a, b, c)
+        expected = [("d", "from a"), ("d", "from c"), *free]
+        assert logs(a) == logs(b) == logs(c) == expected
+
+    @settings(max_examples=60, derandomize=True, database=None, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["insert", "replace", "update", "delete", "pull", "fold"]),
+                st.integers(0, 2),
+                st.integers(1, 4),
+            ),
+            max_size=25,
+        )
+    )
+    def test_hosts_agree_whatever_they_do_to_numbers(
+        self, operations: list[tuple[str, int, int]]
+    ) -> None:
+        """Every row inserted anywhere is on all hosts or deleted, and none is there twice."""
+        with scratch() as folder:
+            clock = Clock()
+            hosts = [
+                Host(Path(folder), node, ddl=PLAIN_LOGS, tables=LOGS_KEY, clock=clock)
+                for node in "abc"
+            ]
+            expected: dict[str, set[str]] = {}
+            for step, (kind, number, row) in enumerate(operations):
+                host = hosts[number]
+                if kind == "pull":
+                    pull(host, hosts[(number + 1) % 3])
+                elif kind == "fold":
+                    host.replica.fold()
+                elif kind == "insert":
+                    host.write("INSERT INTO logs (device) VALUES (?)", f"{step}")
+                    expected[f"{step}"] = set()
+                elif kind == "replace":
+                    host.write("INSERT OR REPLACE INTO logs VALUES (?, ?, NULL)", row, f"{step}")
+                    expected[f"{step}"] = set()
+                elif kind == "update":
+                    host.write("UPDATE logs SET message = ? WHERE id = ?", f"{step}", row)
+                else:
+                    host.write("DELETE FROM logs WHERE id = ?", row)
+            settle(*hosts)
+            assert logs(hosts[0]) == logs(hosts[1]) == logs(hosts[2])
+            devices = [device for device, _ in logs(hosts[0])]
+            assert len(devices) == len(set(devices))
+            assert set(devices) <= expected.keys()
+            if not {"delete", "replace"} & {kind for kind, _, _ in operations}:
+                assert set(devices) == expected.keys()
+            for host in hosts:
+                host.close()
+
+
+class TestReferences:
+    """Foreign keys to surrogate ids."""
+
+    def test_a_reference_by_number_means_the_same_parent_everywhere(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Hazard 7 through a foreign key: number 1 is another owner on each host."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        b.write("INSERT INTO owners (name) VALUES ('bert')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1)")
+        b.write("INSERT INTO cars (plate, owner) VALUES ('B', 1)")
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "anna"), ("B", "bert")]
+        b.write("UPDATE cars SET owner = (SELECT id FROM owners WHERE name = 'anna')")
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "anna"), ("B", "anna")]
+        a.write("UPDATE cars SET owner = NULL WHERE plate = 'B'")
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "anna"), ("B", None)]
+
+    def test_a_child_waits_for_its_parent_and_finds_it(self, make_hosts: MakeHosts) -> None:
+        """Its section comes first, in a frame of its own."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
+        b.write("INSERT INTO owners (name) VALUES ('bert')")
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1)")
+        a.write("UPDATE owners SET name = name")
+        pull(b, a, frame_entries=1)
+        assert cars(b) == [("A", "anna")]
+
+    def test_an_orphan_remembers_whose_child_it_was(self, make_hosts: MakeHosts) -> None:
+        """The parent goes on one host, without foreign keys being enforced, and comes back."""
+        a, b, c = make_hosts("a", "b", "c", ddl=FAMILY, tables=FAMILY_KEYS)
+        c.write("INSERT INTO owners (name) VALUES ('carl')")
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1)")
+        pull(b, a)
+        a.write("DELETE FROM owners")
+        settle(a, b)
+        assert cars(a) == cars(b) == []
+        assert a.held() == b.held() == 1
+        pull(c, a)
+        assert c.held() == 1
+        b.write("INSERT INTO owners (id, name) VALUES (77, 'anna')")
+        settle(a, b, c)
+        assert cars(a) == cars(b) == cars(c) == [("A", "anna")]
+        assert b.rows("SELECT owner FROM cars") == [(77,)]
+
+    def test_a_parent_taken_away_by_a_merge_is_not_forgotten(self, make_hosts: MakeHosts) -> None:
+        """A car is given to an owner whom another host deletes at the same time."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        settle(a, b)
+        b.write("DELETE FROM owners")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1)")
+        settle(a, b)
+        assert cars(a) == cars(b) == []
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "anna")]
+
+    def test_trees_and_circles_in_one_table_show_everywhere(self, make_hosts: MakeHosts) -> None:
+        """A boss of himself, two who are each other's, and a chain, under other numbers."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
+        b.write("INSERT INTO owners (name) VALUES ('somebody')")
+        a.write(
+            "INSERT INTO owners VALUES (1, 'self', 1), (2, 'x', 3), (3, 'y', 2), (4, 'z', 3),"
+            " (5, 'leaf', 4)"
+        )
+        settle(a, b)
+        expected = [("leaf", "z"), ("self", "self"), ("x", "y"), ("y", "x"), ("z", "y")]
+        assert [row for row in bosses(b) if row[1]] == expected
+        assert bosses(a) == bosses(b)
+
+    def test_a_parent_that_changes_its_number_stays_the_parent(self, make_hosts: MakeHosts) -> None:
+        """ON UPDATE CASCADE or by hand: the number is this host's own affair."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1)")
+        settle(a, b)
+        a.writer.execute("BEGIN")
+        a.write("UPDATE owners SET id = 9")
+        a.write("UPDATE cars SET owner = 9")
+        a.writer.execute("COMMIT")
+        a.write("UPDATE cars SET colour = 'red'")
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "anna")]
+        a.write("INSERT INTO cars (plate, owner) VALUES ('B', 9)")
+        settle(a, b)
+        assert cars(b) == [("A", "anna"), ("B", "anna")]
+
+    def test_rows_already_there_travel_with_their_parents(self, make_hosts: MakeHosts) -> None:
+        """Both tables are enrolled with rows in them."""
+        (a,) = make_hosts("a", ddl=FAMILY, tables=FAMILY_KEYS, enrolled=False)
+        a.write("INSERT INTO owners (id, name) VALUES (5, 'anna')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 5)")
+        a.enrol()
+        (b,) = make_hosts("b", ddl=FAMILY, tables=FAMILY_KEYS)
+        pull(b, a)
+        assert cars(b) == [("A", "anna")]
+
+    def test_a_reference_added_by_a_migration_travels_as_the_key(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """The parent was enrolled long before anything referred to it."""
+        ddl = "CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)"
+        a, b = make_hosts("a", "b", ddl=ddl, tables={"owners": ["name"]})
+        b.write("INSERT INTO owners (name) VALUES ('bert')")
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        settle(a, b)
+        for host in (a, b):
+            host.write(
+                "CREATE TABLE cars (plate TEXT PRIMARY KEY, owner INTEGER REFERENCES owners (id))"
+            )
+            host.enrol(FAMILY_KEYS)
+        a.write("INSERT INTO cars SELECT 'A', id FROM owners WHERE name = 'anna'")
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "anna")]
+
+    def test_a_lost_reference_is_logged_and_restored_as_the_key(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """The conflict log of another host would make nothing of a number."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
+        b.write("INSERT INTO owners (name) VALUES ('bert')")
+        settle(a, b)
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        a.write("INSERT INTO cars (plate) VALUES ('A')")
+        settle(a, b)
+        b.write("UPDATE cars SET owner = (SELECT id FROM owners WHERE name = 'bert')")
+        a.clock.ms += 1_000
+        a.write("UPDATE cars SET owner = (SELECT id FROM owners WHERE name = 'anna')")
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "anna")]
+        assert a.conflicts() == [("cars", "owner", "bert", "anna")]
+        a.replica.restore(a.replica.conflicts()[0].id)
+        assert cars(a) == [("A", "bert")]
+
+    def test_a_parent_of_several_key_columns_is_refused(self, make_hosts: MakeHosts) -> None:
+        """One value takes the number's place."""
+        ddl = """
+            CREATE TABLE p (id INTEGER PRIMARY KEY, a NOT NULL, b NOT NULL, UNIQUE (a, b));
+            CREATE TABLE c (k TEXT PRIMARY KEY, p INTEGER REFERENCES p (id));
+        """
+        tables: dict[str, Key] = {"p": ["a", "b"], "c": None}
+        (a,) = make_hosts("a", ddl=ddl, tables=tables, enrolled=False)
+        with pytest.raises(SchemaError, match="no key of one column"):
+            a.enrol()
