@@ -40,9 +40,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     runs = []
-    for _ in range(options.runs):
+    for seed in range(1, options.runs + 1):
         with tempfile.TemporaryDirectory(prefix="syncd-bench-") as folder:
-            runs.append(one_run(Path(folder)))
+            runs.append(one_run(Path(folder), seed))
     medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     if options.json:
         print(json.dumps(medians, indent=2))
@@ -65,10 +65,10 @@ def main() -> None:
     print(tabulate(table, headers=("", "median", "range", "target"), disable_numparse=True))
 
 
-def one_run(folder: Path) -> dict[str, float]:
-    """Measure everything once."""
-    rows = workload.rows()
-    singles = workload.rows(SINGLE_TRANSACTIONS, seed=2)
+def one_run(folder: Path, seed: int) -> dict[str, float]:
+    """Measure everything once, on rows of their own."""
+    rows = workload.rows(ROWS + SINGLE_TRANSACTIONS, seed)
+    rows, singles = rows[:ROWS], rows[ROWS:]
     updates: list[Row] = [("renewed", row[0]) for row in rows[:UPDATES]]
     plain = _write_plain(folder / "plain.db", rows, singles, updates)
 

@@ -1,10 +1,10 @@
 """Capture: the triggers that append every write to the journal, whoever writes.
 
 They are plain SQL, so that any program with any SQLite library is captured, and they do no more
-than append one row: seq, clock reading, table, key and a mask of the registers written. Everything
-else is the fold's work (`changelog`). The clock is derived from the journal's last row, so the
-writer updates nothing. A merge takes the triggers away and puts them back inside its own
-transaction (`suspended`): no other writer can ever see them missing, and a crash undoes it.
+than append one row: seq, wall clock, table, key and a mask of the registers written. They read
+nothing. Everything else is the fold's work (`changelog`), clock readings included. A merge takes
+the triggers away and puts them back inside its own transaction (`suspended`): no other writer can
+ever see them missing, and a crash undoes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator
 
-from syncd.clock import COUNTER_BITS
 from syncd.database import Connection, quoted
 from syncd.introspection import Definition, Term, Unique
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
@@ -20,9 +19,8 @@ from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
 SUSPECT = 0
 """The mask of a journal entry that only says: this row may have been displaced by a REPLACE."""
 
-# julianday() is the one wall clock with milliseconds that every SQLite since 3.0 has.
-_WALL = f"CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) << {COUNTER_BITS}"
-_CLOCK = f"max((SELECT hlc FROM syncd_journal ORDER BY seq DESC LIMIT 1) + 1, {_WALL})"
+# The one wall clock with milliseconds that every SQLite since 3.0 has.
+_WALL = "julianday('now')"
 
 
 def triggers(table: Table, definition: Definition) -> dict[str, str]:
@@ -154,8 +152,8 @@ def _not_to_fire(connection: Connection, tables: Collection[Table]) -> dict[str,
 def _append(table: Table, row: str, mask: int | str) -> str:
     values = ", ".join(f"{row}.{name}" for name in table.identity)
     return (
-        f"INSERT INTO syncd_journal (hlc, tbl, mask, {_cells(table)})"
-        f" VALUES ({_CLOCK}, {table.id}, {mask}, {values});"
+        f"INSERT INTO syncd_journal (wall, tbl, mask, {_cells(table)})"
+        f" VALUES ({_WALL}, {table.id}, {mask}, {values});"
     )
 
 
@@ -179,8 +177,8 @@ def _suspects(table: Table, rowid: str | None, unique: Unique) -> str:
     own = " AND ".join(f"{name} IS NEW.{name}" for name in table.identity)
     keys = ", ".join(table.identity)
     return (
-        f"INSERT INTO syncd_journal (hlc, tbl, mask, {_cells(table)})"
-        f" SELECT {_CLOCK}, {table.id}, {SUSPECT}, {keys}"
+        f"INSERT INTO syncd_journal (wall, tbl, mask, {_cells(table)})"
+        f" SELECT {_WALL}, {table.id}, {SUSPECT}, {keys}"
         f" FROM {table.sql} WHERE {same} AND NOT ({own});"
     )
 

@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from syncd import held, numbers
+from syncd.clock import COUNTER_BITS
 from syncd.database import Connection
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
 from syncd.vector import Vector
@@ -36,6 +37,20 @@ def unfolded(connection: Connection) -> int:
     return count
 
 
+READINGS = f"""
+    SELECT j.*, j.seq - o.seq + max(r.hlc, max(
+        (CAST((j.wall - 2440587.5) * 86400000 AS INTEGER) << {COUNTER_BITS}) - (j.seq - o.seq)
+    ) OVER (ORDER BY j.seq)) AS hlc
+    FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin
+    CROSS JOIN syncd_journal AS j ON j.seq > o.seq
+"""
+"""The query of the entries that wait for the fold, with their clock readings.
+
+Each reading is `max(the one before + 1, the wall clock)`. Unrolled: an entry's place in the queue,
+on top of the greatest of where the clock stood and of each wall clock so far less its own place.
+"""
+
+
 def fold(connection: Connection, entries_max: int = FOLD_ENTRIES) -> int:
     """Take the oldest journal entries into the changelog; return how many remain."""
     remaining = unfolded(connection)
@@ -44,8 +59,10 @@ def fold(connection: Connection, entries_max: int = FOLD_ENTRIES) -> int:
     last = connection.value("SELECT max(seq) FROM syncd_journal")
     folded = last - remaining
     upto = min(last, folded + entries_max)
-    for table in load_tables(connection).values():
-        _fold_table(connection, table, folded, upto)
+    with temporary(connection, "syncd_slice", f"{READINGS} AND j.seq <= {upto}"):
+        for table in load_tables(connection).values():
+            _fold_table(connection, table)
+        advance_clock(connection, connection.value("SELECT max(hlc) FROM temp.syncd_slice"))
     connection.run(
         "UPDATE syncd_origin SET seq = ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
         (upto,),
@@ -55,21 +72,17 @@ def fold(connection: Connection, entries_max: int = FOLD_ENTRIES) -> int:
 
 
 def advance_clock(connection: Connection, hlc: int) -> None:
-    """Move the clock past a stamp that was merged. The journal must be folded."""
-    connection.run(
-        "UPDATE syncd_journal SET hlc = max(hlc, ?)"
-        " WHERE seq = (SELECT max(seq) FROM syncd_journal)",
-        (hlc,),
-    )
+    """Move the clock past a reading. Nothing may wait for the fold that is not folded with it."""
+    connection.run("UPDATE syncd_replica SET hlc = ?1 WHERE hlc < ?1", (hlc,))
 
 
-def _fold_table(connection: Connection, table: Table, after: int, upto: int) -> None:
+def _fold_table(connection: Connection, table: Table) -> None:
     cells = ", ".join(table.key_cells)
     # Rows with NULL in their key have no identity and stay local.
     filled = " AND ".join(f"{cell} IS NOT NULL" for cell in table.key_cells)
     entries = (
-        f"SELECT seq, hlc, mask, {'k0' if table.is_generated else cells} FROM syncd_journal"
-        f" WHERE seq > {after} AND seq <= {upto} AND tbl = {table.id}"
+        f"SELECT seq, hlc, mask, {'k0' if table.is_generated else cells} FROM temp.syncd_slice"
+        f" WHERE tbl = {table.id}"
     )
     if table.is_generated:
         entries = numbers.identified(table, entries)

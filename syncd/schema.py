@@ -36,6 +36,7 @@ CREATE TABLE syncd_origin (            -- every incarnation ever heard of; `seq`
 CREATE TABLE syncd_replica (           -- one row: this file as a replica
     format INTEGER NOT NULL,
     origin INTEGER NOT NULL REFERENCES syncd_origin(ordinal),
+    hlc INTEGER NOT NULL,              -- the clock: the last reading given or merged
     position INTEGER NOT NULL,         -- the highest position given to an entry
     settled INTEGER NOT NULL,          -- the position up to which it is decided what shows
     token BLOB,                        -- shared with the sidecar file, see `identity`
@@ -58,9 +59,9 @@ CREATE TABLE syncd_column (
     dropped INTEGER NOT NULL,          -- its number is never given again: masks still carry it
     PRIMARY KEY (table_id, number)
 );
--- The last row is never deleted: it is the clock and the counter that the next change continues.
--- No constraint here: each one would make SQLite open a statement journal for the writer.
-CREATE TABLE syncd_journal (seq INTEGER PRIMARY KEY, hlc INTEGER, tbl INTEGER, mask INTEGER, k0);
+-- The last row is never deleted: it is the counter that the next change continues. wall: a Julian
+-- day. No constraint here: each one would make SQLite open a statement journal for the writer.
+CREATE TABLE syncd_journal (seq INTEGER PRIMARY KEY, wall REAL, tbl INTEGER, mask INTEGER, k0);
 INSERT INTO syncd_journal VALUES (0, 0, 0, 0, NULL);
 CREATE TABLE syncd_held (              -- registers merged that cannot show yet, one a row
     tbl TEXT NOT NULL,
@@ -293,7 +294,7 @@ def create_bookkeeping(connection: Connection, origin: bytes, node: str) -> None
             connection.run(statement)
     connection.run("INSERT INTO syncd_origin (ordinal, id, node) VALUES (1, ?, ?)", (origin, node))
     connection.run(
-        "INSERT INTO syncd_replica (format, origin, position, settled) VALUES (?, 1, 0, 0)",
+        "INSERT INTO syncd_replica (format, origin, hlc, position, settled) VALUES (?, 1, 0, 0, 0)",
         (FORMAT,),
     )
 

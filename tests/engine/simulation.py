@@ -532,7 +532,7 @@ def _stamps(
     """Return the last stamp that the journal gave each row since an entry."""
     key = ", ".join(f"typeof(j.k{i}), j.k{i}" for i in range(cells))
     found = connection.execute(
-        f"SELECT j.seq, j.hlc, {key} FROM syncd_journal AS j JOIN syncd_table AS t"
+        f"SELECT j.seq, j.hlc, {key} FROM ({changelog.READINGS}) AS j JOIN syncd_table AS t"
         " ON t.id = j.tbl WHERE j.seq > ? AND t.name = ? ORDER BY j.seq",
         (after, table),
     )
