@@ -42,10 +42,23 @@ Value = int | float | str | bytes | None
 Seqs = dict[Origin, Seq]
 
 
-class Header(msgspec.Struct, frozen=True):
+class Withdrawal(msgspec.Struct, frozen=True):
+    """Changes of an origin that count no more, because they were written anew.
+
+    They are those with a seq from first to last and a clock reading greater than above.
+    """
+
+    origin: Origin
+    first: Seq
+    last: Seq
+    above: Int64
+
+
+class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who speaks, what it has, and from where the bundle continues.
 
     vector: what the sender has merged. since: what the receiver must have for the claim to hold.
+    withdrawn: the withdrawals that the sender knows of.
     """
 
     origin: Origin
@@ -53,6 +66,7 @@ class Header(msgspec.Struct, frozen=True):
     created_ms: Int64
     vector: Seqs
     since: Seqs
+    withdrawn: list[Withdrawal] = []
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):

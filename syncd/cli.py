@@ -279,16 +279,65 @@ def restore(this: _Session, id_: int, as_json: bool) -> None:
     _print(data, text, as_json)
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
 @as_json
-@session
-def held(this: _Session, as_json: bool) -> None:
+@click.pass_context
+def held(context: click.Context, as_json: bool) -> None:
     """List the changes that are merged and do not show, and why.
 
-    They are passed on to peers all the same, and show once what they wait for is there.
+    They are passed on to peers all the same, and show once what they wait for is there. What waits
+    for its time, because another host's clock is or was ahead, can be merged now with `syncd held
+    release`.
     """
+    if context.invoked_subcommand is not None:
+        return
+    this: _Session = context.obj
     found = [dataclasses.asdict(one) for one in this.replica.held()]
     _print(found, report.table(report.timed(found)) or "nothing is held", as_json)
+
+
+@held.command()
+@click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
+@click.option("--peer", metavar="NAME", help="All that the host of this name wrote.")
+@click.option("--all", "everything", is_flag=True, help="All that is held for its stamp.")
+@as_json
+@session
+def release(
+    this: _Session, ids: tuple[int, ...], peer: str | None, everything: bool, as_json: bool
+) -> None:
+    """Merge changes from the future now, as writes of this host.
+
+    ID is a change's in the list. The originals are withdrawn: no host shows them when their time
+    comes.
+    """
+    if [bool(ids), peer is not None, everything].count(True) != 1:
+        raise click.UsageError("name what to release: either IDs, or --peer NAME, or --all")
+    count = this.replica.release_held(ids) if ids else this.replica.release_host(peer)
+    _print({"released": count}, f"{count} released", as_json)
+
+
+@cli.group()
+def clock() -> None:
+    """Mend what a wrong clock has done."""
+
+
+@clock.command()
+@as_json
+@session
+def repair(this: _Session, as_json: bool) -> None:
+    """Bring this host's changes from the future to the present.
+
+    For a host whose clock ran ahead and is right again. Until then its stamps are still ahead, so
+    that its peers hold what it writes. Everything from the future that it has is written anew under
+    stamps of now, and the originals are withdrawn.
+    """
+    count = this.replica.repair_clock()
+    text = (
+        f"{count} changes brought to the present"
+        if count
+        else "no stamp of this host is ahead of its clock; if the clock is, set it first"
+    )
+    _print({"restamped": count}, text, as_json)
 
 
 @cli.command()

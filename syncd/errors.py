@@ -25,6 +25,7 @@ our own bugs, never for input.
     │   ├── PeerRefused        it answered with a refusal
     │   └── PeerMisbehaved     its answer makes no sense
     ├── NotRestorable          a lost value has no place to go back to
+    ├── NotReleasable          what is held cannot be merged by saying so
     └── DaemonRunning          another daemon already serves this database file
 """
 
@@ -177,6 +178,13 @@ class NotRestorable(SyncError):
     """The lost value has no place to go back to."""
 
     code = "not_restorable"
+    exit_code = 2
+
+
+class NotReleasable(SyncError):
+    """What is held cannot be merged by saying so."""
+
+    code = "not_releasable"
     exit_code = 2
 
 

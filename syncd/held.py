@@ -65,8 +65,13 @@ def sections(connection: Connection, where: str) -> Iterator[Section]:
             yield _section(table, col, key, existence, layer)
 
 
-def due(connection: Connection, tables: dict[str, Table], hlc_max: int) -> list[Section]:
-    """Take out the changes that can show by now, as sections whose origins are ordinals."""
+def due(
+    connection: Connection, tables: dict[str, Table], hlc_max: int, among: str = "true"
+) -> list[Section]:
+    """Take out the changes that can show by now, as sections whose origins are ordinals.
+
+    among: a condition on the held entry `e`.
+    """
     if not connection.value("SELECT EXISTS (SELECT 1 FROM syncd_held)"):
         return []
     known = " OR ".join(
@@ -76,7 +81,7 @@ def due(connection: Connection, tables: dict[str, Table], hlc_max: int) -> list[
         else f"(e.tbl = {literal(table.name)} AND e.col = '')"
         for table in tables.values()
     )
-    where = f"e.hlc <= {hlc_max} AND ({known or 'false'})"
+    where = f"e.hlc <= {hlc_max} AND ({known or 'false'}) AND ({among})"
     taken = list(sections(connection, where))
     if taken:
         connection.run(f"DELETE FROM syncd_held AS e WHERE {where}")
@@ -85,8 +90,12 @@ def due(connection: Connection, tables: dict[str, Table], hlc_max: int) -> list[
 
 @dataclass(frozen=True)
 class Held:
-    """A change that waits. key: SQL literals. column: '' for the row's birth or death."""
+    """A register that waits. id: its change's, None for a row that a constraint holds back.
 
+    key: SQL literals. column: '' for the row's birth or death.
+    """
+
+    id: int | None
     table: str
     key: str
     column: str
@@ -108,10 +117,36 @@ def listed(connection: Connection) -> list[Held]:
         ]
     )
     return [
-        Held(name, key, column, reason, node, ms_of_hlc(hlc))
-        for name, key, column, reason, node, hlc in connection.rows(
-            f"SELECT h.tbl, {literals}, h.col, h.reason, o.node, h.hlc FROM syncd_held AS h"
+        Held(id_, name, key, column, reason, node, ms_of_hlc(hlc))
+        for id_, name, key, column, reason, node, hlc in connection.rows(
+            "SELECT min(h.position) OVER (PARTITION BY h.origin, h.seq), h.tbl,"
+            f" {literals}, h.col, h.reason, o.node, h.hlc FROM syncd_held AS h"
             " JOIN syncd_origin AS o ON o.ordinal = h.origin ORDER BY h.position"
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A host of which changes are held because their stamps are ahead of this host's clock.
+
+    changes: how many. ahead_ms: by how much the furthest is.
+    """
+
+    node: str
+    changes: int
+    ahead_ms: int
+
+
+def ahead(connection: Connection, now_ms: int, hlc_max: int) -> list[Ahead]:
+    """Return the hosts whose changes are held for their stamps, the furthest first."""
+    return [
+        Ahead(node, changes, ms_of_hlc(hlc) - now_ms)
+        for node, changes, hlc in connection.rows(
+            "SELECT o.node, count(DISTINCT h.origin || ' ' || h.seq), max(h.hlc)"
+            " FROM syncd_held AS h JOIN syncd_origin AS o ON o.ordinal = h.origin"
+            " WHERE h.hlc > ? GROUP BY o.node ORDER BY 3 DESC",
+            (hlc_max,),
         )
     ]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from syncd import bundle, capture, changelog, conflicts, held, settle
+from syncd import bundle, capture, changelog, conflicts, held, settle, withdrawal
 from syncd.bundle import Frame, Header, Section
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection
@@ -63,8 +63,16 @@ def merge_frame(
         msgspec.structs.replace(section, origins=[ordinals[number] for number in section.origins])
         for section in frame.sections
     ]
-    counts = merge_sections(
-        connection, sections, Vector(header.vector), now_ms=now_ms, drift_ms=drift_ms
+    if withdrawal.learn(connection, header.withdrawn, now_ms=now_ms):
+        settle_now(connection)
+    kept = withdrawal.without(connection, sections)
+    counts = Counts(older=sum(map(len, sections)) - sum(map(len, kept)))
+    counts += merge_sections(
+        connection,
+        kept,
+        Vector(header.vector),
+        now_ms=now_ms,
+        drift_ms=drift_ms,
     )
     connection.run(
         "INSERT INTO syncd_cursor VALUES (?, ?, ?) ON CONFLICT (sender) DO UPDATE SET"
@@ -125,10 +133,15 @@ def take_journal(connection: Connection) -> int:
     """
     remaining = changelog.fold(connection)
     if not remaining:
-        tables = load_tables(connection)
-        with capture.suspended(connection, settle.affected(connection, tables)):
-            settle.settle(connection, tables)
+        settle_now(connection)
     return remaining
+
+
+def settle_now(connection: Connection) -> None:
+    """Decide what shows of the rows that have new entries. The journal must be folded."""
+    tables = load_tables(connection)
+    with capture.suspended(connection, settle.affected(connection, tables)):
+        settle.settle(connection, tables)
 
 
 def _by_table(sections: Sequence[Section]) -> dict[str, list[Section]]:

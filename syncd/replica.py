@@ -8,8 +8,9 @@ covers; how is the business of `changelog` and `merge`. Wall clock and identitie
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from syncd import (
@@ -17,30 +18,37 @@ from syncd import (
     conflicts,
     enrolment,
     extraction,
+    future,
     held,
     merge,
     peers,
+    restamp,
     schema,
     settle,
+    withdrawal,
 )
 from syncd.bundle import Frame, Header
-from syncd.clock import WallClock, hlc_of_ms, system_wall_ms
+from syncd.clock import WallClock, hlc_of_ms, ms_of_hlc, system_wall_ms
 from syncd.config import Config
 from syncd.conflicts import Conflict
 from syncd.database import Connection, Database
 from syncd.enrolment import Enrolled
 from syncd.errors import BundleGap
-from syncd.held import Held
+from syncd.held import Ahead, Held
 from syncd.identity import Identity
 from syncd.merge import Counts
 from syncd.peers import PeerState
 from syncd.vector import ORIGIN_BYTES, Vector
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Status:
     """A replica at one moment. tables: rows that show, by table. journal: writes not yet folded.
 
+    clock_ahead_ms: how far this replica's last stamp is ahead of its host's clock. ahead: hosts of
+    which changes are held because they come from the future.
     renewed_ms and renewed_why: when and why this file last had to take a new origin.
     """
 
@@ -48,6 +56,8 @@ class Status:
     origin: str
     tables: dict[str, int]
     journal: int
+    clock_ahead_ms: int
+    ahead: tuple[Ahead, ...]
     held: int
     conflicts: int
     vector: Vector
@@ -110,13 +120,38 @@ class Replica:
         """Look again at changes that were held because their stamp was in the future."""
         with self._database.read() as connection:
             schema.require_enrolled(connection)
-            limit = hlc_of_ms(self.wall_ms() + self.config.sync.max_clock_drift)
-            if not held.is_future_due(connection, limit):
+            if not held.is_future_due(connection, self._hlc_max()):
                 return
-        self.fold()
-        with self._database.write() as connection:
-            _fold_rest(connection)
+        with self._writing() as connection:
             self._release(connection)
+
+    def release_held(self, ids: Sequence[int]) -> int:
+        """Merge held changes from the future now; return how many.
+
+        ids: those of `held`; `NotReleasable` if one has none, or waits for something else.
+        """
+        with self._writing() as connection:
+            chosen = future.of_ids(connection, ids, self._hlc_max())
+            return future.release(connection, chosen, now_ms=self.wall_ms())
+
+    def release_host(self, host: str | None) -> int:
+        """Merge what is held from the future of one host, or of all, now; return how much.
+
+        host: its node's name, or the name it has as a peer.
+        """
+        with self._writing() as connection:
+            chosen = future.of_host(connection, host, self._hlc_max())
+            return future.release(connection, chosen, now_ms=self.wall_ms())
+
+    def repair_clock(self) -> int:
+        """Bring what was stamped while this host's clock ran ahead to the present.
+
+        Returns how many changes were written anew; none if the clock was right, or still is not.
+        """
+        with self._writing() as connection:
+            return future.repair(
+                connection, now_ms=self.wall_ms(), drift_ms=self.config.sync.max_clock_drift
+            )
 
     def vector(self) -> Vector:
         """Return what this replica has merged, its own writes included."""
@@ -169,6 +204,7 @@ class Replica:
                 created_ms=self.wall_ms(),
                 vector=dict(mine),
                 since=dict(since),
+                withdrawn=withdrawal.known(connection),
             )
             frame = extraction.frame_after(connection, after, since)
         self._note_sending(mine[header.origin], frame.position)
@@ -199,17 +235,24 @@ class Replica:
             self.release()
             return Counts()
         self._guard(Vector(header.vector))
-        self.fold()
-        with self._database.write() as connection:
-            _fold_rest(connection)
+        with self._writing() as connection:
             self._refuse_gap(connection, header, frame)
-            return merge.merge_frame(
+            counts = merge.merge_frame(
                 connection,
                 header,
                 frame,
                 now_ms=self.wall_ms(),
                 drift_ms=self.config.sync.max_clock_drift,
             )
+            ahead = held.ahead(connection, self.wall_ms(), self._hlc_max()) if counts.held else []
+        for host in ahead:
+            log.warning(
+                "%s: its clock is or was up to %.0f s ahead of ours; %d of its changes are held",
+                host.node,
+                host.ahead_ms / 1000,
+                host.changes,
+            )
+        return counts
 
     def certain(self) -> bool:
         """Say whether this host may speak for all: alone, or once in step with some peer."""
@@ -279,6 +322,8 @@ class Replica:
                     for table in schema.load_tables(connection).values()
                 },
                 journal=changelog.unfolded(connection),
+                clock_ahead_ms=max(0, ms_of_hlc(restamp.clock(connection)) - self.wall_ms()),
+                ahead=tuple(held.ahead(connection, self.wall_ms(), self._hlc_max())),
                 held=_held(connection),
                 conflicts=connection.value("SELECT count(*) FROM syncd_conflict"),
                 vector=mine,
@@ -319,6 +364,18 @@ class Replica:
 
     def _release(self, connection: Connection) -> None:
         merge.release(connection, now_ms=self.wall_ms(), drift_ms=self.config.sync.max_clock_drift)
+
+    def _hlc_max(self) -> int:
+        """Return the reading above which a change is held."""
+        return hlc_of_ms(self.wall_ms() + self.config.sync.max_clock_drift)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """Open a write transaction in which nothing waits for the fold."""
+        self.fold()
+        with self._database.write() as connection:
+            _fold_rest(connection)
+            yield connection
 
     @contextlib.contextmanager
     def _folded(self) -> Iterator[Connection]:
@@ -385,6 +442,8 @@ def _says_nothing_new(connection: Connection, header: Header, frame: Frame) -> b
         return False
     claim = frame.claim or {}
     told = peers.told(connection, header.origin)
+    if not set(header.withdrawn) <= set(withdrawal.known(connection)):
+        return False
     return changelog.vector(connection).covers(claim) and told.covers(header.vector)
 
 

@@ -52,12 +52,22 @@ def status_text(data: dict[str, Any]) -> str:
         }
         for peer in data["peers"]
     ]
+    ahead = [
+        {
+            "from the future": host["node"],
+            "changes held": host["changes"],
+            "ahead s": host["ahead_ms"] // 1000,
+        }
+        for host in data["ahead"]
+    ]
     return "\n\n".join(
         part
         for part in (
             f"node {data['node']}, origin {data['origin']}\n"
             f"journal {data['journal']}, held {data['held']}, conflicts {data['conflicts']}",
+            _own_clock(data["clock_ahead_ms"]),
             table(tables),
+            table(ahead),
             table(peers) or "no peers are configured",
         )
         if part
@@ -111,6 +121,16 @@ def timed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {**{k: v for k, v in row.items() if k != "time_ms"}, "time": _time(row["time_ms"])}
         for row in rows
     ]
+
+
+def _own_clock(ahead_ms: int) -> str:
+    # Within a second it is no more than the counter, or a peer whose clock is a little ahead.
+    if ahead_ms < 1000:
+        return ""
+    return (
+        f"the stamps of this host are {ahead_ms // 1000} s ahead of its clock;"
+        " if that stays, run: syncd clock repair"
+    )
 
 
 def _vector(named: dict[str, int]) -> str:

@@ -78,6 +78,12 @@ CREATE TABLE syncd_held (              -- registers merged that cannot show yet,
 );
 CREATE UNIQUE INDEX syncd_held_change ON syncd_held (tbl, col, origin, seq);
 CREATE INDEX syncd_held_position ON syncd_held (position);
+CREATE TABLE syncd_withdrawn (         -- changes that count no more: written anew, see `withdrawal`
+    origin INTEGER NOT NULL,
+    first INTEGER NOT NULL,            -- seqs
+    last INTEGER NOT NULL,
+    above INTEGER NOT NULL             -- a clock reading
+);
 CREATE TABLE syncd_conflict (
     id INTEGER PRIMARY KEY,
     at_ms INTEGER NOT NULL,

@@ -92,7 +92,7 @@ def waiting(connection: Connection, table: Table) -> list[Held]:
         f" AND e.mask & {ALIVE_BIT}"
     )
     return [
-        Held(table.name, key, "", held.CONSTRAINT, node, ms_of_hlc(hlc))
+        Held(None, table.name, key, "", held.CONSTRAINT, node, ms_of_hlc(hlc))
         for key, node, hlc in connection.rows(
             f"SELECT {key}, (SELECT node FROM syncd_origin WHERE ordinal ="
             f" ({birth.format('origin')})), ({birth.format('hlc')})"

@@ -12,14 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # Pure values first, then storage, then one replica, then the wire, then what runs it all.
 ORDER = (
     *("errors", "clock", "vector", "bundle", "config", "signing", "wire"),
-    *("database", "schema", "introspection", "numbers", "capture", "held", "changelog"),
+    *("database", "schema", "introspection", "numbers", "capture", "held", "changelog", "restamp"),
     *(
         "extraction",
         "enrolment",
         "conflicts",
         "settle",
         "show",
+        "withdrawal",
         "merge",
+        "future",
         "peers",
         "identity",
         "nonces",

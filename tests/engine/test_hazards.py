@@ -679,3 +679,86 @@ class TestClippedPages:
             b.replica.merge(header, last)
         pull(b, a)
         assert b.devices() == a.devices()
+
+
+class TestPoisonedClock:
+    """Hazard 12: one host in 2031 wins for years, or stalls everyone who refuses it."""
+
+    DRIFT_MS = 300_000
+
+    @pytest.mark.parametrize(
+        "skew_ms", [86_400_000, 365 * 86_400_000], ids=["a day ahead", "a year ahead"]
+    )
+    def test_a_host_ahead_is_neither_followed_nor_in_the_way(
+        self, make_hosts: MakeHosts, skew_ms: int
+    ) -> None:
+        """Its changes alone wait; what the others write shows, also on the rows that it wrote."""
+        a, b, c = hosts = make_hosts("a", "b", "c")
+        insert(b, "d", "first")
+        settle(*hosts)
+        c.clock.ms += skew_ms
+        c.write("UPDATE devices SET status = 'poison'")
+        insert(c, "poison")
+        settle(*hosts)
+        for host, status in ((a, "of a"), (b, "of b")):
+            host.clock.ms = max(a.clock.ms, b.clock.ms) + 1_000
+            host.write("UPDATE devices SET status = ? WHERE device_id = 'd'", status)
+            settle(*hosts)
+            assert a.devices() == b.devices() == {"d": (status, None)}
+        assert a.replica.vector() == b.replica.vector() == c.replica.vector()
+        for host in (a, b):
+            assert host.replica.status().clock_ahead_ms < 60_000
+            (ahead,) = host.replica.status().ahead
+            assert (ahead.node, ahead.changes) == ("c", 2)
+            assert abs(ahead.ahead_ms - skew_ms) < 60_000
+            host.clock.ms += skew_ms
+            host.replica.release()
+            assert host.devices() == {"d": ("poison", None), "poison": ("new", None)}
+
+    def test_the_log_names_the_host_that_is_ahead(
+        self, make_hosts: MakeHosts, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """With how far it is ahead, and what it costs."""
+        a, b = make_hosts("a", "b")
+        a.clock.ms += 86_400_000
+        insert(a, "d")
+        pull(b, a)
+        assert "a: its clock is or was up to 86400 s ahead of ours; 1 of its changes" in caplog.text
+
+    def test_a_clock_that_jumps_back_an_hour_stays_in_order(self, make_hosts: MakeHosts) -> None:
+        """Writes after the jump still beat those before it, on every host, and none is held."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d", "before")
+        a.clock.ms -= 3_600_000
+        for status in ("after", "at last"):
+            a.write("UPDATE devices SET status = ?", status)
+            settle(a, b)
+            assert a.devices() == b.devices() == {"d": (status, None)}
+        assert b.held() == 0
+        b.clock.ms += 1_000
+        b.write("UPDATE devices SET status = 'of b'")
+        settle(a, b)
+        assert a.devices() == {"d": ("at last", None)}, "by a's clock it is an hour ahead"
+        a.clock.ms += 3_600_000
+        a.replica.release()
+        assert a.devices() == b.devices() == {"d": ("of b", None)}
+
+    def test_a_host_at_1970_holds_what_it_cannot_judge_and_harms_nobody(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """A dead battery: its own rows travel, under stamps that beat nothing; set right, it shows
+        everything."""
+        a, b = make_hosts("a", "b")
+        insert(b, "d", "of b")
+        right, a.clock.ms = a.clock.ms, 0
+        insert(a, "d", "of 1970")
+        insert(a, "mine")
+        settle(a, b)
+        assert b.devices() == {"d": ("of b", None), "mine": ("new", None)}
+        assert a.devices() == {"d": ("of 1970", None), "mine": ("new", None)}
+        a.clock.ms = right + 60_000
+        a.replica.release()
+        assert a.devices() == b.devices()
+        a.write("UPDATE devices SET status = 'well again'")
+        settle(a, b)
+        assert b.devices() == {"d": ("well again", None), "mine": ("well again", None)}
