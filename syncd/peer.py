@@ -12,6 +12,7 @@ import io
 import logging
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import requests
@@ -38,6 +39,8 @@ CONNECT_TIMEOUT_S = 10
 UNREACHABLE_TRIES = 3
 TRANSFER_WITHIN_S = 300
 """How long the bytes of one answer may take, after the peer has begun to answer."""
+CLOCKS_DIFFER_S = 60
+"""From which difference on a refusal mentions the clocks."""
 _WAKING = frozenset({429, 502, 503, 504})
 _READ_BYTES = 1 << 16
 
@@ -166,7 +169,8 @@ class PeerClient:
                 hint="Write the address it redirects to as the peer's url.",
             )
         if status == 401:
-            raise PeerRefused(f"{self.peer.name} refused the request")
+            clocks = _clocks(response.headers.get("Date"), self._keyring.now_s())
+            raise PeerRefused(f"{self.peer.name} refused the request{clocks}")
         try:
             self._keyring.verify_response(response, content)
         except SignatureError as error:
@@ -211,6 +215,21 @@ class _Tries:
 
     def seconds_left(self) -> float:
         return max(1.0, self._deadline - time.monotonic())
+
+
+def _clocks(date: str | None, now_s: float) -> str:
+    """Say how far two clocks differ, by an answer's Date; it is not signed, so no more than a hint.
+
+    Where the network took its time the Date is a little old, so small differences are not told.
+    """
+    try:
+        ahead_s = parsedate_to_datetime(date or "").timestamp() - now_s
+    except ValueError:
+        return ""
+    if abs(ahead_s) < CLOCKS_DIFFER_S:
+        return ""
+    where = "ahead of" if ahead_s > 0 else "behind"
+    return f"; its clock seems to be {abs(ahead_s):.0f} s {where} ours"
 
 
 def _cause(error: BaseException) -> str:

@@ -116,14 +116,17 @@ class _KeyResolver(MappingKeyResolver):
 
 
 class Keyring:
-    """The keys of this host. skew_s: how far the clocks of two hosts may differ."""
+    """The keys of this host, and its clock.
+
+    skew_s: how far the clocks of two hosts may differ.
+    """
 
     def __init__(self, keys: Sequence[Key], *, skew_s: float, now_s: Callable[[], float]) -> None:
         by_id = {key.id: key.secret.get_secret_value().encode() for key in keys}
         self._resolver = _KeyResolver(public_keys=by_id, private_keys=by_id)
         self._signing_id = keys[0].id
         self.skew_s = skew_s
-        self._now_s = now_s
+        self.now_s = now_s
         self._signer = HTTPMessageSigner(
             signature_algorithm=HMAC_SHA256, key_resolver=self._resolver
         )
@@ -154,7 +157,7 @@ class Keyring:
         self._signer.sign(
             message,
             key_id=self._signing_id,
-            created=datetime.fromtimestamp(int(self._now_s()), UTC),
+            created=datetime.fromtimestamp(int(self.now_s()), UTC),
             label=_TAG,
             tag=_TAG,
             covered_component_ids=_FILE_PARTS,
@@ -181,7 +184,7 @@ class Keyring:
     def _sign(
         self, message: Any, parts: Sequence[str], body: bytes, nonce: str | None = None
     ) -> None:
-        now_s = int(self._now_s())
+        now_s = int(self.now_s())
         self._signer.sign(
             message,
             key_id=self._signing_id,
@@ -197,7 +200,7 @@ class Keyring:
     def _verify(
         self, message: Any, parts: Sequence[str], body: bytes | None, skew_s: float | None
     ) -> dict[str, Any]:
-        verifier = _Verifier(self._resolver, self._now_s(), skew_s)
+        verifier = _Verifier(self._resolver, self.now_s(), skew_s)
         try:
             found = verifier.verify(
                 message, max_age=None, expect_tag=_TAG, require_components=parts, body=body

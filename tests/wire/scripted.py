@@ -96,7 +96,7 @@ class ScriptedPeer:
                 self.close_connection = True
                 if answer is None:
                     return
-                self.send_response(answer.status)
+                self.send_response_only(answer.status)
                 self.send_header("Connection", "close")
                 for name, value in answer.headers.items():
                     self.send_header(name, value)

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,19 @@ def test_a_401_says_where_to_look(here: Site) -> None:
     assert error.hint is not None
     assert "keys" in error.hint
     assert "clocks" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"),
+    [(86_400, "86400 s ahead of ours"), (-7_200, "7200 s behind ours"), (30, None), (None, None)],
+)
+def test_a_401_names_the_difference_of_the_clocks(
+    here: Site, ahead_s: int | None, said: str | None
+) -> None:
+    """The Date of the answer is all there is to go by; a small difference is no news."""
+    headers = {} if ahead_s is None else {"Date": formatdate(here.clock() / 1000 + ahead_s)}
+    error = refused_by_client(here, says(401, headers=headers))
+    assert (said in str(error)) if said else ("clock" not in str(error))
 
 
 def test_a_signed_bundle_of_two_frames_is_misbehaviour(here: Site, there: Site) -> None:
