@@ -68,7 +68,8 @@ class _Server:
     def answer(self, respond: Callable[[bytes], bytes]) -> flask.Response:
         """Check the current request, let `respond` turn its body into an answer, and sign that."""
         request = flask.request
-        query = request.query_string.decode("latin-1")
+        # What follows a `#` belongs to the query here, not to a fragment that nobody signs.
+        query = request.query_string.decode("latin-1").replace("#", "%23")
         signed = signing.Request(
             request.method,
             f"http://host{quote(request.root_path + request.path, safe=_PATH_SAFE)}"
