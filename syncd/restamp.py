@@ -3,7 +3,7 @@
 An entry gets this replica's origin and the next seqs, readings and positions; the registers it owns
 and their values stay where they are, and so does the order among those restamped. What comes of it
 is what the same writes would have left if they were made now, so it is sent to peers like any. The
-journal must be folded: its last row is the clock and the counter that this goes on from.
+journal must be folded: its last row is the counter that this goes on from.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from syncd.schema import Table
 
 def clock(connection: Connection) -> int:
     """Return the last reading that this replica has given or merged."""
-    hlc: int = connection.value("SELECT hlc FROM syncd_journal ORDER BY seq DESC LIMIT 1")
+    hlc: int = connection.value("SELECT hlc FROM syncd_replica")
     return hlc
 
 
 def set_clock(connection: Connection, hlc: int) -> None:
     """Let the next change get a reading behind this one; no merged reading may be greater."""
-    connection.run(
-        "UPDATE syncd_journal SET hlc = ? WHERE seq = (SELECT max(seq) FROM syncd_journal)", (hlc,)
-    )
+    connection.run("UPDATE syncd_replica SET hlc = ?", (hlc,))
 
 
 def entries(connection: Connection, table: Table, chosen: str) -> int:
@@ -56,9 +54,8 @@ def _restamp(connection: Connection, target: str, chosen: str) -> int:
             """,
             (take_positions(connection, parts), seq, hlc),
         )
-    connection.run(
-        "UPDATE syncd_journal SET seq = seq + ?1, hlc = hlc + ?1 WHERE seq = ?2", (changes, seq)
-    )
+    connection.run("UPDATE syncd_journal SET seq = seq + ? WHERE seq = ?", (changes, seq))
+    connection.run("UPDATE syncd_replica SET hlc = hlc + ?", (changes,))
     connection.run(
         "UPDATE syncd_origin SET seq = seq + ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
         (changes,),

@@ -17,7 +17,7 @@ def pair(tmp_path: Path) -> tuple[CliHost, CliHost]:
     """Two hosts. The stamps of a are a day ahead of its clock, as after the clock was set right."""
     a = CliHost(tmp_path / "a").ready()
     b = CliHost(tmp_path / "b", node="b").ready()
-    a.sql("UPDATE syncd_journal SET hlc = ?", clock.hlc_of_ms(clock.system_wall_ms() + DAY_MS))
+    a.sql("UPDATE syncd_replica SET hlc = ?", clock.hlc_of_ms(clock.system_wall_ms() + DAY_MS))
     a.add("x", 1)
     a.add("y", 2)
     return a, b
