@@ -86,10 +86,7 @@ def _bring(
     withdrawal.add(connection, chosen)
     among = withdrawal.WITHDRAWN
     sections = held.due(connection, load_tables(connection), hlc_of_ms(_MS_MAX), among)
-    mine = changelog.vector(connection)
-    merge.merge_sections(
-        connection, sections, mine, now_ms=now_ms, drift_ms=_MS_MAX - now_ms, again=True
-    )
+    merge.merge_sections(connection, sections, None, now_ms=now_ms, drift_ms=_MS_MAX - now_ms)
     restamp.set_clock(connection, max(after_hlc, _newest_left(connection)))
     count = withdrawal.rewrite(connection) + restamp.held(connection, among)
     merge.settle_now(connection)

@@ -88,24 +88,24 @@ def merge_frame(
 def merge_sections(
     connection: Connection,
     sections: Sequence[Section],
-    known_to_sender: Vector,
+    known_to_sender: Vector | None,
     *,
     now_ms: int,
     drift_ms: int,
-    again: bool = False,
 ) -> Counts:
     """Merge sections whose origins are ordinals.
 
-    again: they have been merged, and held, before; the vector covers them already.
+    known_to_sender: None for changes that were held. The vector covers them already, and nothing
+    says any more what their writers knew; so all that they displace counts as unknown to them.
     """
     if not sections:
         return Counts()
     tables = load_tables(connection)
-    merged = Vector() if again else changelog.vector(connection)
+    merged = Vector() if known_to_sender is None else changelog.vector(connection)
     scope = _Scope(
         connection,
         merged=_by_ordinal(connection, merged),
-        known_to_sender=_by_ordinal(connection, known_to_sender),
+        known_to_sender=_by_ordinal(connection, known_to_sender or Vector()),
         hlc_max=hlc_of_ms(now_ms + drift_ms),
         now_ms=now_ms,
     )
@@ -122,8 +122,7 @@ def merge_sections(
 def release(connection: Connection, *, now_ms: int, drift_ms: int) -> Counts:
     """Merge held changes that can show by now. The journal must be folded."""
     due = held.due(connection, load_tables(connection), hlc_of_ms(now_ms + drift_ms))
-    mine = changelog.vector(connection)
-    return merge_sections(connection, due, mine, now_ms=now_ms, drift_ms=drift_ms, again=True)
+    return merge_sections(connection, due, None, now_ms=now_ms, drift_ms=drift_ms)
 
 
 def take_journal(connection: Connection) -> int:

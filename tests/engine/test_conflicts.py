@@ -146,3 +146,16 @@ def test_the_log_names_the_row_and_both_writers(trio: list[Host]) -> None:
         " JOIN syncd_origin AS w ON w.ordinal = c.won_origin"
     )
     assert (key, lost, won) == ("'d'", "a", "b")
+
+
+def test_a_value_that_a_held_change_displaces_is_logged(trio: list[Host]) -> None:
+    """B's clock is an hour ahead; A writes the same column while B's write waits."""
+    a, b, _ = trio
+    b.clock.ms += 3_600_000
+    b.write("UPDATE devices SET note = 'from the future'")
+    pull(a, b)
+    a.write("UPDATE devices SET note = 'lost'")
+    a.replica.fold()
+    a.clock.ms += 3_600_000
+    a.replica.release()
+    assert a.conflicts() == [("devices", "note", "lost", "from the future")]
