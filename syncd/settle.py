@@ -10,7 +10,8 @@ leaves the user's table takes its rowid along and gets it back if it returns.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator, Sequence
+from graphlib import TopologicalSorter
 
 from syncd import held, numbers
 from syncd.clock import ms_of_hlc
@@ -22,23 +23,28 @@ from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
 _NEW = "e.position > (SELECT settled FROM syncd_replica)"
 
 
-def settle(connection: Connection, tables: dict[str, Table]) -> None:
+def settle(connection: Connection, tables: dict[str, Table], lost: Collection[str] = ()) -> None:
     """Show what can show and hide what cannot, wherever entries have come since the last time.
 
-    The journal must be folded, and capture suspended in the tables that `affected` returns.
+    The journal must be folded, and capture suspended in the tables that `affected` returns. lost:
+    tables whose rows may have gone without an entry that says so.
     """
     demands = {name: _constraints(connection, table) for name, table in tables.items()}
+    changed = affected(connection, tables, lost)
     fewer: set[str] = set()
-    for name in _parents_first({t.name: demands[t.name] for t in affected(connection, tables)}):
-        settler = _Settler(connection, tables[name], demands[name])
-        parents = {reference.parent for reference in demands[name].foreign_keys}
-        if settler.has_lost(_referred_to(demands, name)):
-            fewer.add(name)
-        # Where parents have gone every child may be an orphan, else only those newly written.
-        orphans = settler.hide_orphans(among_all=bool(fewer & parents))
-        shown = settler.show()
-        if orphans or shown:
-            fewer.add(name)
+    for names in _parents_first({table.name: demands[table.name] for table in changed}):
+        together = [tables[name] for name in names]
+        circle = _Circle(
+            [_Settler(connection, table, demands[table.name], together) for table in together]
+        )
+        for settler in circle.settlers:
+            if settler.name in lost or settler.has_lost(_referred_to(demands, settler.name)):
+                fewer.add(settler.name)
+        if circle.is_closed:
+            circle.add_set_aside(fewer)
+        circle.hide_orphans(fewer)
+        circle.show(fewer)
+        circle.add_set_aside(fewer)
     connection.run("UPDATE syncd_replica SET settled = position WHERE settled < position")
 
 
@@ -138,28 +144,121 @@ def _constraints(connection: Connection, table: Table) -> Constraints:
     return constraints(connection, table.name, [column.name for column in table.key])
 
 
-def _parents_first(demands: dict[str, Constraints]) -> Iterable[str]:
-    """Order tables so that parents come before children, as far as they form no circle."""
-    ordered: list[str] = []
-    while len(ordered) < len(demands):
-        left = [name for name in demands if name not in ordered]
-        ready = [
-            name
-            for name in left
-            if not {r.parent for r in demands[name].foreign_keys} & (set(left) - {name})
-        ]
-        ordered += ready or left[:1]
-    return ordered
+def _parents_first(demands: dict[str, Constraints]) -> Iterator[tuple[str, ...]]:
+    """Yield tables, parents before children; those that refer to each other in a circle at once."""
+    parents = {
+        name: {r.parent for r in constraint.foreign_keys} & demands.keys()
+        for name, constraint in demands.items()
+    }
+    above = {name: _closure(name, parents) for name in demands}
+    circle = {
+        name: tuple(n for n in demands if n == name or (n in above[name] and name in above[n]))
+        for name in demands
+    }
+    graph: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for name, names in circle.items():
+        graph.setdefault(names, set()).update(circle[p] for p in parents[name] if p not in names)
+    yield from TopologicalSorter(graph).static_order()
+
+
+def _closure(name: str, parents: dict[str, set[str]]) -> set[str]:
+    """Return all that a table refers to, directly or through others."""
+    found: set[str] = set()
+    waiting = {name}
+    while waiting:
+        found |= (more := set().union(*(parents[one] for one in waiting)) - found)
+        waiting = more
+    return found
+
+
+class _Circle:
+    """Tables that refer to each other in a circle, or a single one, which may refer to itself."""
+
+    def __init__(self, settlers: Sequence[_Settler]) -> None:
+        self.settlers = settlers
+        self.is_closed = any(a.name in b.parents for a in settlers for b in settlers)
+
+    def add_set_aside(self, fewer: set[str]) -> None:
+        """Add the tables that have lost a row because what came to it could not be written."""
+        fewer.update(settler.name for settler in self.settlers if settler.has_set_aside())
+
+    def hide_orphans(self, fewer: set[str]) -> None:
+        """Hide rows whose parent does not show; `fewer` are tables whose rows may have gone."""
+        again = True
+        while again:
+            again = False
+            for settler in self.settlers:
+                # Where parents have gone every child may be an orphan, else only the newly written.
+                if settler.hide_orphans(among_all=bool(fewer & settler.parents)):
+                    fewer.add(settler.name)
+                    # In a circle, each row hidden may leave others behind.
+                    again = self.is_closed
+
+    def show(self, fewer: set[str]) -> None:
+        """Show what can show, displacing what is older."""
+        if not any(settler.is_any_hidden() for settler in self.settlers):
+            return
+        for settler in self.settlers:
+            settler.begin()
+        while True:
+            barred = self._gather()
+            moved = [settler.name for settler in self.settlers if settler.show()]
+            if moved and self.is_closed:
+                self._hide_left_behind({*moved})
+            fewer.update(moved)
+            if not moved and not barred:
+                break
+        for settler in self.settlers:
+            settler.end()
+
+    def _gather(self) -> int:
+        """Gather the rows that nothing newer stands in the way of; return how many are barred.
+
+        In a circle candidates may support each other. One whose support has lost is barred until
+        something moves: what it has beaten itself may show in its place.
+        """
+        for settler in self.settlers:
+            settler.number()
+        for settler in self.settlers:
+            settler.gather()
+        self._drop_unsupported()
+        for settler in self.settlers:
+            settler.drop_losers()
+        return self._drop_unsupported(bar=True) if self.is_closed else 0
+
+    def _drop_unsupported(self, *, bar: bool = False) -> int:
+        dropped = 0
+        while count := sum([settler.drop_unsupported(bar=bar) for settler in self.settlers]):
+            dropped += count
+            if not self.is_closed:
+                break
+        return dropped
+
+    def _hide_left_behind(self, moved: set[str]) -> None:
+        for settler in self.settlers:
+            settler.forget_displaced()
+        self.hide_orphans(moved)
+        for settler in self.settlers:
+            settler.give_up_orphans()
 
 
 class _Settler:
     """Settles one table."""
 
-    def __init__(self, connection: Connection, table: Table, demands: Constraints) -> None:
+    def __init__(
+        self, connection: Connection, table: Table, demands: Constraints, circle: Sequence[Table]
+    ) -> None:
+        self.name = table.name
+        self.parents = {reference.parent for reference in demands.foreign_keys}
         self._connection = connection
         self._table = table
         self._demands = demands
         self._cells = ", ".join(table.key_cells)
+        self._candidates_of = {other.name: f"syncd_candidate_{other.id}" for other in circle}
+        self._candidate = self._candidates_of[table.name]
+        self._rival = f"syncd_rival_{table.id}"
+        self._unfit = f"syncd_unfit_{table.id}"
+        self._shown = f"syncd_shown_{table.id}"
 
     def has_lost(self, referred_to: set[str]) -> bool:
         """Say whether new entries may have taken away what children refer to."""
@@ -171,6 +270,16 @@ class _Settler:
             )
         )
 
+    def has_set_aside(self) -> bool:
+        """Say whether a row with new entries waits in the shadow."""
+        table = self._table
+        return bool(
+            self._connection.value(
+                f"SELECT EXISTS (SELECT 1 FROM {table.changes} AS e CROSS JOIN {table.shadow} AS h"
+                f" ON {table.on('h', 'e')} WHERE {_NEW} AND h.alive = 1)"
+            )
+        )
+
     def hide_orphans(self, *, among_all: bool) -> int:
         """Hide the rows whose parent does not show; return how many.
 
@@ -178,52 +287,84 @@ class _Settler:
         """
         table = self._table
         keys = _named_key(table, "c")
-        hidden = 0
-        for reference in self._demands.foreign_keys:
-            rows = f"{table.sql} AS c"
-            if not among_all:
-                written = f"SELECT DISTINCT {self._cells} FROM {table.changes} AS e WHERE {_NEW}"
-                rows = f"({written}) AS w CROSS JOIN {rows} ON {table.on_user('c', 'w')}"
-            has_parent = _has_parent(reference, "c", quoted(reference.parent))
-            # In a table that refers to itself, each one hidden may leave others behind.
-            while count := hide(
-                self._connection, table, f"SELECT {keys} FROM {rows} WHERE NOT {has_parent}"
-            ):
-                hidden += count
-                rows = f"{table.sql} AS c"
-        return hidden
+        rows = f"{table.sql} AS c"
+        if not among_all:
+            written = f"SELECT DISTINCT {self._cells} FROM {table.changes} AS e WHERE {_NEW}"
+            rows = f"({written}) AS w CROSS JOIN {rows} ON {table.on_user('c', 'w')}"
+        return sum(
+            hide(
+                self._connection,
+                table,
+                f"SELECT {keys} FROM {rows}"
+                f" WHERE NOT {_has_parent(reference, 'c', quoted(reference.parent))}",
+            )
+            for reference in self._demands.foreign_keys
+        )
+
+    def is_any_hidden(self) -> bool:
+        """Say whether any row that is alive does not show."""
+        return bool(hidden(self._connection, self._table))
+
+    def begin(self) -> None:
+        """Prepare for rounds of showing.
+
+        Rows of `unfit` show in none of them any more, those with `until_moved` not before something
+        has moved. `shown` are those that have.
+        """
+        self._connection.run(f"CREATE TEMP TABLE {self._unfit} ({self._cells}, until_moved)")
+        self._connection.run(f"CREATE TEMP TABLE {self._shown} ({self._cells}, has_displaced)")
+
+    def end(self) -> None:
+        """Clear what `begin` has prepared."""
+        self._connection.run(f"DROP TABLE temp.{self._unfit}")
+        self._connection.run(f"DROP TABLE temp.{self._shown}")
+
+    def number(self) -> None:
+        """Give each row that waits a number, if others may refer to it by that."""
+        table = self._table
+        if table.numbered:
+            waiting = f"SELECT * FROM {table.shadow} AS h WHERE {self._is_waiting()}"
+            numbers.allot(self._connection, table, waiting)
+
+    def gather(self) -> None:
+        """Gather the candidates: hidden rows that are alive and whole."""
+        self._connection.run(f"CREATE TEMP TABLE {self._candidate} AS {self._candidates()}")
 
     def show(self) -> int:
-        """Show what can show, displacing what is older; return how many rows have come or gone."""
-        changed = 0
-        connection = self._connection
-        if not hidden(connection, self._table):
-            return 0
-        connection.run(f"CREATE TEMP TABLE syncd_unfit ({self._cells})")
-        while count := self._show_once():
-            changed += count
-        connection.run("DROP TABLE temp.syncd_unfit")
-        return changed
-
-    def _show_once(self) -> int:
-        """Show the rows that nothing newer stands in the way of; return how many have moved."""
+        """Show the candidates that are left; return how many rows have come or gone."""
         connection, table = self._connection, self._table
-        if table.numbered:
-            numbers.allot(
-                connection, table, f"SELECT * FROM {table.shadow} AS h WHERE {self._is_waiting()}"
-            )
-        connection.run(f"CREATE TEMP TABLE syncd_candidate AS {self._candidates()}")
-        self._drop_unsupported()
         moved = 0
-        if self._drop_losers():
-            moved = hide(connection, table, f"SELECT DISTINCT {self._cells} FROM temp.syncd_rival")
+        if connection.value(f"SELECT EXISTS (SELECT 1 FROM temp.{self._candidate})"):
+            # A row keeps others from showing only if it shows itself.
+            left = f"SELECT syncd_id FROM temp.{self._candidate}"
+            moved = hide(
+                connection,
+                table,
+                f"SELECT DISTINCT {self._cells} FROM temp.{self._rival} WHERE id IN ({left})",
+            )
             moved += self._insert()
         if table.is_generated:
             # No number may be kept for a row that does not show after all.
             numbers.forget(connection, table, f"SELECT {self._cells} FROM {table.shadow}")
-        connection.run("DROP TABLE temp.syncd_rival")
-        connection.run("DROP TABLE temp.syncd_candidate")
+        connection.run(f"DROP TABLE temp.{self._rival}")
+        connection.run(f"DROP TABLE temp.{self._candidate}")
+        if moved:
+            connection.run(f"DELETE FROM temp.{self._unfit} WHERE until_moved")
         return moved
+
+    def forget_displaced(self) -> None:
+        """Leave among the rows that have shown those that still do."""
+        self._connection.run(
+            f"DELETE FROM temp.{self._shown} WHERE ({self._cells}) IN"
+            f" (SELECT {self._cells} FROM {self._table.shadow})"
+        )
+
+    def give_up_orphans(self) -> None:
+        """Try no row again that displaced another and lost its own support by that."""
+        self._connection.run(
+            f"INSERT INTO temp.{self._unfit} SELECT {self._cells}, 0 FROM temp.{self._shown}"
+            f" WHERE has_displaced AND ({self._cells}) IN (SELECT {self._cells} FROM {self._table.shadow})"
+        )
 
     def _candidates(self) -> str:
         """Return the query of hidden rows that are alive and whole, under the user's names."""
@@ -262,7 +403,7 @@ class _Settler:
 
     def _is_waiting(self) -> str:
         """Return the condition that row `h` of the shadow is alive and no CHECK refused it."""
-        unfit = f"SELECT 1 FROM temp.syncd_unfit AS u WHERE {self._table.on('u', 'h')}"
+        unfit = f"SELECT 1 FROM temp.{self._unfit} AS u WHERE {self._table.on('u', 'h')}"
         return f"h.alive = 1 AND NOT EXISTS ({unfit})"
 
     def _stamp(self, alias: str) -> str:
@@ -278,44 +419,39 @@ class _Settler:
             f" WHERE {table.on('e', alias)} AND e.mask & {claims})"
         )
 
-    def _drop_unsupported(self) -> None:
-        """Drop candidates without a parent, neither showing nor about to."""
-        while True:
-            dropped = 0
-            for reference in self._demands.foreign_keys:
-                has_parent = _has_parent(reference, "c", quoted(reference.parent))
-                if reference.parent == self._table.name:
-                    among = _has_parent(reference, "c", "temp.syncd_candidate")
-                    has_parent = f"({has_parent} OR {among})"
-                dropped += self._connection.run(
-                    f"DELETE FROM temp.syncd_candidate AS c WHERE NOT {has_parent}"
-                )
-            if not dropped:
-                return
+    def drop_unsupported(self, *, bar: bool) -> int:
+        """Drop candidates without a parent, neither showing nor about to; return how many."""
+        dropped = 0
+        for reference in self._demands.foreign_keys:
+            has_parent = _has_parent(reference, "c", quoted(reference.parent))
+            if reference.parent in self._candidates_of:
+                candidates = f"temp.{self._candidates_of[reference.parent]}"
+                among = _has_parent(reference, "c", candidates)
+                has_parent = f"({has_parent} OR {among})"
+            left_out = f"FROM temp.{self._candidate} AS c WHERE NOT {has_parent}"
+            if bar:
+                keys = ", ".join(f"c.syncd_{cell}" for cell in self._table.key_cells)
+                self._connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys}, 1 {left_out}")
+            dropped += self._connection.run(f"DELETE {left_out}")
+        return dropped
 
-    def _drop_losers(self) -> int:
-        """Drop candidates that something newer stands in the way of; return how many are left.
+    def drop_losers(self) -> None:
+        """Drop candidates that something newer stands in the way of.
 
-        Afterwards `temp.syncd_rival` has the keys of showing rows that those left displace.
+        Afterwards `rival` has the keys of showing rows that candidates displace.
         """
         connection = self._connection
         pairs = [self._rivals(unique) for unique in self._demands.uniques]
-        connection.run(f"CREATE TEMP TABLE syncd_rival (id, syncd_stamp, {self._cells})")
+        connection.run(f"CREATE TEMP TABLE {self._rival} (id, syncd_stamp, {self._cells})")
         if pairs:
-            connection.run(f"INSERT INTO temp.syncd_rival {' UNION '.join(pairs)}")
+            connection.run(f"INSERT INTO temp.{self._rival} {' UNION '.join(pairs)}")
         connection.run(
-            "DELETE FROM temp.syncd_candidate AS c WHERE EXISTS (SELECT 1 FROM temp.syncd_rival"
-            " AS r WHERE r.id = c.syncd_id AND r.syncd_stamp > c.syncd_stamp)"
+            f"DELETE FROM temp.{self._candidate} AS c WHERE EXISTS (SELECT 1 FROM"
+            f" temp.{self._rival} AS r WHERE r.id = c.syncd_id AND r.syncd_stamp > c.syncd_stamp)"
         )
         # Only now: a candidate that cannot show itself keeps no other from showing.
         for unique in self._demands.uniques:
             self._drop_second(unique)
-        connection.run(
-            "DELETE FROM temp.syncd_rival"
-            " WHERE id NOT IN (SELECT syncd_id FROM temp.syncd_candidate)"
-        )
-        left: int = connection.value("SELECT count(*) FROM temp.syncd_candidate")
-        return left
 
     def _rivals(self, unique: Unique) -> str:
         """Return the query of showing rows that hold a value a candidate wants."""
@@ -325,7 +461,7 @@ class _Settler:
             f" FROM {table.sql} AS t{_where(unique)}"
         )
         wanting = (
-            f"SELECT syncd_id AS id, {_terms(unique)} FROM temp.syncd_candidate{_where(unique)}"
+            f"SELECT syncd_id AS id, {_terms(unique)} FROM temp.{self._candidate}{_where(unique)}"
         )
         return (
             f"SELECT w.id, {self._stamp('v')} AS syncd_stamp, {table.cells('v')}"
@@ -336,14 +472,14 @@ class _Settler:
         """Of candidates that want one value, keep the newest for this turn."""
         wanting = (
             f"SELECT syncd_id AS id, syncd_stamp, {_terms(unique)}"
-            f" FROM temp.syncd_candidate{_where(unique)}"
+            f" FROM temp.{self._candidate}{_where(unique)}"
         )
         compared = ", ".join(
             f"u{n} COLLATE {quoted(term.collation)}" for n, term in enumerate(unique.terms)
         )
         filled = " AND ".join(f"u{n} IS NOT NULL" for n in range(len(unique.terms)))
         self._connection.run(
-            "DELETE FROM temp.syncd_candidate WHERE syncd_id IN (SELECT id FROM (SELECT id,"
+            f"DELETE FROM temp.{self._candidate} WHERE syncd_id IN (SELECT id FROM (SELECT id,"
             f" row_number() OVER (PARTITION BY {compared} ORDER BY syncd_stamp DESC) AS n"
             f" FROM ({wanting}) WHERE {filled}) WHERE n > 1)"
         )
@@ -363,7 +499,7 @@ class _Settler:
             )
         rest = (
             f"INTO {table.sql} ({', '.join(names)}) SELECT {', '.join(values)}"
-            " FROM temp.syncd_candidate"
+            f" FROM temp.{self._candidate}"
         )
         if not connection.attempt(
             lambda: connection.run(f"INSERT {self._demands.strictly} {rest}")
@@ -372,14 +508,18 @@ class _Settler:
             connection.run(f"INSERT OR IGNORE {rest}")
         same = " AND ".join(f"t.{name} = c.{name}" for name in table.identity)
         keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
+        connection.run(
+            f"INSERT INTO temp.{self._shown}"
+            f" SELECT {keys}, EXISTS (SELECT 1 FROM temp.{self._rival} AS r WHERE r.id = c.syncd_id)"
+            f" FROM temp.{self._candidate} AS c CROSS JOIN {table.sql} AS t ON {same}"
+        )
         taken = connection.run(
-            f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {keys}"
-            f" FROM temp.syncd_candidate AS c CROSS JOIN {table.sql} AS t"
-            f" ON {same})"
+            f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN"
+            f" (SELECT {self._cells} FROM temp.{self._shown})"
         )
         refused = connection.run(
-            f"INSERT INTO temp.syncd_unfit SELECT {keys}"
-            " FROM temp.syncd_candidate AS c"
+            f"INSERT INTO temp.{self._unfit} SELECT {keys}, 0"
+            f" FROM temp.{self._candidate} AS c"
             f" WHERE NOT EXISTS (SELECT 1 FROM {table.sql} AS t WHERE {same})"
         )
         return taken + refused

@@ -305,3 +305,27 @@ def test_a_host_that_was_pushed_everything_is_certain(tmp_path: Path) -> None:
     a.write("INSERT INTO people VALUES ('p', 'x', NULL)")
     replica.merge(*a.replica.changes_since(replica.vector()))
     assert replica.certain()
+
+
+def test_a_child_goes_with_a_parent_that_an_update_takes_away(tmp_path: Path) -> None:
+    """The parent takes a value that another row holds by a newer right; it leaves, it does not die.
+
+    No entry says that it is gone, and no other row has displaced it.
+    """
+    ddl = """
+        CREATE TABLE parents (name TEXT PRIMARY KEY NOT NULL, email TEXT UNIQUE);
+        CREATE TABLE children (name TEXT PRIMARY KEY NOT NULL, parent REFERENCES parents(name));
+    """
+    a, b = (host(tmp_path, node, ddl, "parents", "children") for node in "ab")
+    a.write("INSERT INTO parents VALUES ('p', 'old')")
+    a.write("INSERT INTO children VALUES ('c', 'p')")
+    pull(b, a)
+    a.write("UPDATE parents SET email = 'wanted'")
+    b.clock.ms = a.clock.ms + 10
+    b.write("INSERT INTO parents VALUES ('q', 'wanted')")
+    pull(b, a)
+    pull(a, b)
+    for one in (a, b):
+        assert one.rows("SELECT name FROM parents") == [("q",)]
+        assert one.rows("SELECT name FROM children") == []
+        one.close()

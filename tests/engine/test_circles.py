@@ -1,0 +1,83 @@
+"""Tables that refer to each other in a circle: rows that support each other show together."""
+
+from __future__ import annotations
+
+from engine.conftest import MakeHosts
+from engine.hosts import Host, Key, pull, settle
+
+CIRCLE = """
+    CREATE TABLE teams (name TEXT PRIMARY KEY, captain REFERENCES players (name), colour UNIQUE);
+    CREATE TABLE players (name TEXT PRIMARY KEY, team REFERENCES teams (name), shirt UNIQUE);
+"""
+CIRCLE_KEYS: dict[str, Key] = {"teams": None, "players": None}
+
+
+def circle(host: Host) -> tuple[list[str], list[str]]:
+    """Return the teams and the players that show."""
+    teams = [name for (name,) in host.rows("SELECT name FROM teams ORDER BY name")]
+    players = [name for (name,) in host.rows("SELECT name FROM players ORDER BY name")]
+    return teams, players
+
+
+def test_rows_of_two_tables_that_refer_to_each_other_show(make_hosts: MakeHosts) -> None:
+    """Each is the other's parent, so neither can come first."""
+    a, b = make_hosts("a", "b", ddl=CIRCLE, tables=CIRCLE_KEYS)
+    a.write("INSERT INTO teams VALUES ('reds', 'ann', 'red')")
+    a.write("INSERT INTO players VALUES ('ann', 'reds', 1)")
+    a.write("INSERT INTO players VALUES ('bob', 'reds', 2)")
+    pull(b, a, frame_entries=1)
+    assert circle(b) == circle(a) == (["reds"], ["ann", "bob"])
+    assert b.held() == 0
+
+
+def test_a_circle_that_loses_a_row_goes_as_a_whole_and_returns(make_hosts: MakeHosts) -> None:
+    """Ann goes, so the team without its captain, so bob who played there; then ann is back."""
+    a, b = make_hosts("a", "b", ddl=CIRCLE, tables=CIRCLE_KEYS)
+    a.write("INSERT INTO teams VALUES ('reds', 'ann', 'red')")
+    a.write("INSERT INTO players VALUES ('ann', 'reds', 1), ('bob', 'reds', 2)")
+    settle(a, b)
+    b.write("DELETE FROM players WHERE name = 'ann'")
+    settle(a, b)
+    assert circle(a) == circle(b) == ([], [])
+    a.write("INSERT INTO players VALUES ('ann', NULL, 1)")
+    settle(a, b)
+    assert circle(a) == circle(b) == (["reds"], ["ann", "bob"])
+
+
+def test_a_row_whose_support_loses_gives_way_to_what_it_beat(make_hosts: MakeHosts) -> None:
+    """Bob's shirt is newer than ann's, but his team loses its colour; so ann has the shirt."""
+    a, b, c = make_hosts("a", "b", "c", ddl=CIRCLE, tables=CIRCLE_KEYS)
+    a.write("INSERT INTO players VALUES ('ann', NULL, 1)")
+    b.clock.ms += 100
+    b.write("INSERT INTO teams VALUES ('blues', 'bob', 'blue')")
+    b.write("INSERT INTO players VALUES ('bob', 'blues', 1)")
+    c.clock.ms += 200
+    c.write("INSERT INTO teams VALUES ('others', NULL, 'blue')")
+    settle(a, b, c)
+    assert circle(a) == circle(b) == circle(c) == (["others"], ["ann"])
+    c.write("UPDATE teams SET colour = 'green'")
+    settle(a, b, c)
+    assert circle(a) == circle(b) == circle(c) == (["blues", "others"], ["bob"])
+
+
+def test_a_row_that_would_displace_its_own_support_does_not_show(make_hosts: MakeHosts) -> None:
+    """Bob plays for a team whose captain is ann, and has taken her shirt; she takes it back."""
+    a, b, c = make_hosts("a", "b", "c", ddl=CIRCLE, tables=CIRCLE_KEYS)
+    a.write("INSERT INTO players VALUES ('ann', NULL, 1)")
+    a.write("INSERT INTO teams VALUES ('reds', 'ann', 'red')")
+    settle(a, b, c)
+    c.clock.ms += 100
+    c.write("UPDATE players SET shirt = 9")
+    c.clock.ms += 1_000
+    c.write("INSERT INTO players VALUES ('bob', 'reds', 1)")
+    a.clock.ms += 500
+    a.write("UPDATE players SET shirt = 5")
+    a.write("UPDATE players SET shirt = 1")
+    pull(b, c)
+    settle(b, a)
+    settle(a, b, c)
+    assert circle(a) == circle(b) == circle(c) == (["reds"], ["ann"])
+    assert a.held() == b.held() == c.held() == 1
+    a.write("UPDATE players SET shirt = 7 WHERE name = 'ann'")
+    settle(a, b, c)
+    assert circle(a) == circle(b) == circle(c) == (["reds"], ["ann", "bob"])
