@@ -236,6 +236,7 @@ class _Circle:
 
     def _hide_left_behind(self, moved: set[str]) -> None:
         for settler in self.settlers:
+            settler.lift_bars()
             settler.forget_displaced()
         self.hide_orphans(moved)
         for settler in self.settlers:
@@ -348,9 +349,11 @@ class _Settler:
             numbers.forget(connection, table, f"SELECT {self._cells} FROM {table.shadow}")
         connection.run(f"DROP TABLE temp.{self._rival}")
         connection.run(f"DROP TABLE temp.{self._candidate}")
-        if moved:
-            connection.run(f"DELETE FROM temp.{self._unfit} WHERE until_moved")
         return moved
+
+    def lift_bars(self) -> None:
+        """Give barred rows another turn."""
+        self._connection.run(f"DELETE FROM temp.{self._unfit} WHERE until_moved")
 
     def forget_displaced(self) -> None:
         """Leave among the rows that have shown those that still do."""
@@ -363,7 +366,8 @@ class _Settler:
         """Try no row again that displaced another and lost its own support by that."""
         self._connection.run(
             f"INSERT INTO temp.{self._unfit} SELECT {self._cells}, 0 FROM temp.{self._shown}"
-            f" WHERE has_displaced AND ({self._cells}) IN (SELECT {self._cells} FROM {self._table.shadow})"
+            f" WHERE has_displaced"
+            f" AND ({self._cells}) IN (SELECT {self._cells} FROM {self._table.shadow})"
         )
 
     def _candidates(self) -> str:
@@ -508,14 +512,13 @@ class _Settler:
             connection.run(f"INSERT OR IGNORE {rest}")
         same = " AND ".join(f"t.{name} = c.{name}" for name in table.identity)
         keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
+        showing = f"FROM temp.{self._candidate} AS c CROSS JOIN {table.sql} AS t ON {same}"
         connection.run(
             f"INSERT INTO temp.{self._shown}"
-            f" SELECT {keys}, EXISTS (SELECT 1 FROM temp.{self._rival} AS r WHERE r.id = c.syncd_id)"
-            f" FROM temp.{self._candidate} AS c CROSS JOIN {table.sql} AS t ON {same}"
+            f" SELECT {keys}, c.syncd_id IN (SELECT id FROM temp.{self._rival}) {showing}"
         )
         taken = connection.run(
-            f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN"
-            f" (SELECT {self._cells} FROM temp.{self._shown})"
+            f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {keys} {showing})"
         )
         refused = connection.run(
             f"INSERT INTO temp.{self._unfit} SELECT {keys}, 0"

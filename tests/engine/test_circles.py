@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from engine.conftest import MakeHosts
-from engine.hosts import Host, Key, pull, settle
+from engine.hosts import START_MS, Clock, Host, Key, pull, scratch, settle
 
 CIRCLE = """
     CREATE TABLE teams (name TEXT PRIMARY KEY, captain REFERENCES players (name), colour UNIQUE);
@@ -81,3 +86,42 @@ def test_a_row_that_would_displace_its_own_support_does_not_show(make_hosts: Mak
     a.write("UPDATE players SET shirt = 7 WHERE name = 'ann'")
     settle(a, b, c)
     assert circle(a) == circle(b) == circle(c) == (["reds"], ["ann", "bob"])
+
+
+_names = st.sampled_from(["p", "q", "r"])
+_steps = st.one_of(
+    st.tuples(st.just("INSERT OR IGNORE INTO teams VALUES (?, ?, ?)"), _names, _names, _names),
+    st.tuples(st.just("INSERT OR IGNORE INTO players VALUES (?, ?, ?)"), _names, _names, _names),
+    st.tuples(st.just("UPDATE OR IGNORE teams SET captain = ? WHERE name = ?"), _names, _names),
+    st.tuples(st.just("UPDATE OR IGNORE teams SET colour = ? WHERE name = ?"), _names, _names),
+    st.tuples(st.just("UPDATE OR IGNORE players SET shirt = ? WHERE name = ?"), _names, _names),
+    st.tuples(st.just("DELETE FROM teams WHERE name = ?"), _names),
+    st.tuples(st.just("DELETE FROM players WHERE name = ?"), _names),
+    st.just(("pull",)),
+)
+
+
+@settings(max_examples=40, derandomize=True, database=None, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), _steps), max_size=20))
+def test_hosts_agree_about_circles(steps: list[tuple[int, int, tuple[str, ...]]]) -> None:
+    """Whatever was written where, and whoever heard of it first."""
+    with scratch() as folder:
+        hosts = [
+            Host(Path(folder), node, ddl=CIRCLE, tables=CIRCLE_KEYS, clock=Clock(START_MS + ahead))
+            for node, ahead in (("a", 0), ("b", 5), ("c", 50))
+        ]
+        for number, other, (sql, *values) in steps:
+            if sql == "pull":
+                pull(hosts[number], hosts[(number + 1 + other) % 3])
+            else:
+                hosts[number].write(sql, *values)
+        settle(*hosts)
+        settle(*hosts)
+        shown = [
+            [host.rows(f"SELECT * FROM {name} ORDER BY 1") for name in CIRCLE_KEYS]
+            for host in hosts
+        ]
+        assert shown[0] == shown[1] == shown[2]
+        for host in hosts:
+            assert host.rows("PRAGMA foreign_key_check") == []
+            host.close()
