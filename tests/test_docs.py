@@ -413,6 +413,7 @@ class TestProtocol:
             "payload of a header record": bundle._HEADER_BYTES_MAX,
             "payload of any other record": bundle.RECORD_BYTES_MAX,
             "a frame, unpacked": bundle.FRAME_BYTES_MAX,
+            "MessagePack objects in one message": bundle.OBJECTS_MAX,
             "a file's trailer": bundlefile._TRAILER_BYTES_MAX,
         }
         entries = extraction.FRAME_ENTRIES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import os
+import tracemalloc
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from engine.hosts import DEVICES, Host, Key, scratch
 from syncd import bundle
 from syncd.bundle import Reader
-from syncd.errors import BundleError, SyncError
+from syncd.errors import BundleError, BundleTooLarge, SyncError
 from syncd.vector import Vector
 
 EXAMPLES = int(os.environ.get("SYNCD_HYPOTHESIS_EXAMPLES", "0"))
@@ -206,6 +207,57 @@ def test_a_frame_that_does_not_name_its_size_is_refused() -> None:
     packed = zstandard.ZstdCompressor(write_content_size=False).compress(raw)
     with pytest.raises(BundleError):
         bundle.decompress(packed)
+
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(),
+    st.text(max_size=40),
+    st.binary(max_size=40) | st.binary(min_size=250, max_size=300),
+    st.builds(msgspec.msgpack.Ext, st.integers(0, 127), st.binary(max_size=40)),
+)
+trees = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(), inner, max_size=20),
+)
+
+
+def _objects(tree: Any) -> int:
+    if isinstance(tree, list):
+        return 1 + sum(map(_objects, tree))
+    if isinstance(tree, dict):
+        return 1 + len(tree) + sum(map(_objects, tree.values()))
+    return 1
+
+
+@fuzzed
+@given(trees)
+def test_values_are_counted_before_they_are_made(tree: Any) -> None:
+    """A message of exactly the bound is decoded, one of one value more is refused."""
+    raw, objects = msgspec.msgpack.encode(tree), _objects(tree)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "OBJECTS_MAX", objects)
+        bundle.decode(raw, object)
+        patch.setattr(bundle, "OBJECTS_MAX", objects - 1)
+        with pytest.raises(BundleTooLarge):
+            bundle.decode(raw, object)
+
+
+def test_a_swarm_of_empty_values_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two kilobytes that unpack to millions of empty maps are refused before one is made."""
+    monkeypatch.setattr(bundle, "OBJECTS_MAX", 100_000)
+    size = 4_000_000
+    packed = zstandard.ZstdCompressor().compress(b"\xdd" + size.to_bytes(4) + b"\x80" * size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleTooLarge):
+            bundle.decompress(packed)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * size
 
 
 def test_frames_stay_within_the_bound_wherever_values_stand(
