@@ -2,7 +2,10 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: run test check bench clean
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= bundle frame message request response file
+
+.PHONY: run test check bench fuzz clean
 
 run: .venv/installed
 	$(BIN)/python deploy/three_hosts.py
@@ -18,8 +21,13 @@ check: .venv/installed-dev
 bench: .venv/installed
 	$(BIN)/python -m bench
 
+fuzz: .venv/installed-dev
+	for target in $(FUZZ_TARGETS); do \
+		PYTHONPATH=tests $(BIN)/python -m fuzz $$target -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
 clean:
-	rm -rf .venv data .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv build data .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "on Debian: apt-get install python3.11-venv" >&2; exit 1; }
