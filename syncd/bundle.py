@@ -23,7 +23,8 @@ from syncd.errors import BundleError, BundleTooLarge, BundleTruncated
 from syncd.vector import ORIGIN_BYTES
 
 FORMAT = 1
-MAGIC = b"syncd\x1a\x01\n"
+_MAGIC_BEFORE_FORMAT = b"syncd\x1a"
+MAGIC = _MAGIC_BEFORE_FORMAT + bytes([FORMAT]) + b"\n"
 
 FRAME_BYTES_TARGET = 4 * 1024 * 1024
 """Raw size a sender aims for. Only a single row larger than this makes a larger frame."""
@@ -206,8 +207,7 @@ class Reader:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.bytes_read = 0
-        if self._take(len(MAGIC)) != MAGIC:
-            raise BundleError("this is not a syncd bundle of a format this version reads")
+        _check_magic(self._take(len(MAGIC)))
         kind, payload = self._record(_HEADER_BYTES_MAX)
         if kind != _HEADER:
             raise BundleError("the bundle does not start with a header")
@@ -265,6 +265,18 @@ def select(section: Section, wanted: Sequence[bool]) -> Section:
 
 def _write_record(stream: BinaryIO, kind: bytes, payload: bytes) -> int:
     return stream.write(_RECORD.pack(kind, len(payload))) + stream.write(payload)
+
+
+def _check_magic(magic: bytes) -> None:
+    if magic == MAGIC:
+        return
+    before, found = magic[: len(_MAGIC_BEFORE_FORMAT)], magic[len(_MAGIC_BEFORE_FORMAT)]
+    if before == _MAGIC_BEFORE_FORMAT and found != FORMAT:
+        raise BundleError(
+            f"this bundle has format {found}, this version reads {FORMAT}",
+            hint="Run the version of syncd that wrote it, or a newer one.",
+        )
+    raise BundleError("this is not a syncd bundle")
 
 
 _PREFIX_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}

@@ -289,7 +289,8 @@ def require_enrolled(connection: Connection) -> None:
     found = connection.value("SELECT format FROM syncd_replica")
     if found != FORMAT:
         raise DatabaseError(
-            f"the database has bookkeeping of format {found}, this version reads {FORMAT}"
+            f"the database has bookkeeping of format {found}, this version reads {FORMAT}",
+            hint="Run the version of syncd that wrote it, or a newer one.",
         )
 
 

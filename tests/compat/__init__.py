@@ -1,0 +1,1 @@
+"""What earlier versions of syncd wrote must stay readable."""
