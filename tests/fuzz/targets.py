@@ -14,6 +14,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -153,7 +154,10 @@ def _digest(body: bytes) -> str:
 
 def _assert_believable(headers: dict[str, str], body: bytes) -> None:
     fields = {name.lower(): value for name, value in headers.items()}
-    assert _digest(body).partition("=")[2] in fields["content-digest"]
+    digests = {hashlib.sha256(body).digest(), hashlib.sha512(body).digest()}
+    # The last bits of a base64 text may say anything, so the bytes are compared.
+    said = re.findall(r":([A-Za-z0-9+/]*=*):", fields["content-digest"])
+    assert any(base64.b64decode(text + "==") in digests for text in said)
     assert '"content-digest"' in fields["signature-input"]
 
 
