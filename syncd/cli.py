@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from syncd import bundlefile, daemon, exchange, inspection, report, signing, supervisor
+from syncd import bundle, bundlefile, daemon, exchange, inspection, report, signing, supervisor
 from syncd.config import Config, duration_ms, load_config
 from syncd.errors import ConfigError, SchemaError, SyncError
 from syncd.merge import Counts
@@ -147,16 +147,18 @@ def status(this: _Session, as_json: bool) -> None:
 
 @cli.command()
 @click.option("--peer", metavar="NAME", help="Only with this peer.")
+@click.option("--dry-run", is_flag=True, help="Say what it would do, by table; write nothing.")
 @as_json
 @session
-def sync(this: _Session, peer: str | None, as_json: bool) -> None:
+def sync(this: _Session, peer: str | None, dry_run: bool, as_json: bool) -> None:
     """Run one round now, with every peer.
 
-    Exit code 1 if a round failed.
+    Exit code 1 if a round failed. A dry run merges into a private copy of the database; with
+    several peers, each as if it were the only one.
     """
-    outcomes = exchange.sync_now(this.replica, peer)
-    rows = [msgspec.to_builtins(outcome) for outcome in outcomes]
-    _print(rows, report.table(rows) or "no peers are configured", as_json)
+    outcomes = exchange.sync_now(this.replica, peer, dry=dry_run)
+    data = [msgspec.to_builtins(outcome) for outcome in outcomes]
+    _print(data, report.outcomes_text(data, by_table=dry_run), as_json)
     if not all(outcome.ok for outcome in outcomes):
         sys.exit(1)
 
@@ -201,36 +203,40 @@ def export(
 
 @cli.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Say what it would do, by table; write nothing.")
 @click.option("--unsigned", is_flag=True, help="Take the file whoever made it.")
 @as_json
 @session
-def import_(this: _Session, file: Path, unsigned: bool, as_json: bool) -> None:
+def import_(this: _Session, file: Path, dry_run: bool, unsigned: bool, as_json: bool) -> None:
     """Merge a bundle FILE.
 
     The whole file is checked first; if anything is wrong with it, nothing is merged. Importing it
-    again does nothing.
+    again does nothing. A dry run merges into a private copy of the database.
     """
+    with bundlefile.opened(file, None if unsigned else this.keyring) as reader:
+        if dry_run:
+            with this.replica.rehearsal() as copy:
+                counts = _merge(copy, reader, file)
+        else:
+            counts = _merge(this.replica, reader, file)
+    tables = {name: of_table.numbers() for name, of_table in counts.tables.items()}
+    data = {"file": str(file), "dry_run": dry_run, **counts.numbers(), "tables": tables}
+    _print(data, report.counts_text(data), as_json)
+
+
+def _merge(replica: Replica, reader: bundle.Reader, file: Path) -> Counts:
     counts = Counts()
-    keyring = None if unsigned else this.keyring
-    with (
-        bundlefile.opened(file, keyring) as reader,
-        click.progressbar(
-            length=file.stat().st_size,
-            label="importing",
-            file=sys.stderr,
-            hidden=not sys.stderr.isatty(),
-        ) as bar,
-    ):
+    with click.progressbar(
+        length=file.stat().st_size,
+        label="importing",
+        file=sys.stderr,
+        hidden=not sys.stderr.isatty(),
+    ) as bar:
         for frame in reader:
-            counts += this.replica.merge(reader.header, frame)
+            counts += replica.merge(reader.header, frame)
             bar.update(reader.bytes_read - bar.pos)
         bar.update(file.stat().st_size - bar.pos)  # the signature is behind the last frame
-    result = dataclasses.asdict(counts)
-    text = (
-        f"{counts.applied} applied, {counts.older} ignored as older,"
-        f" {counts.conflicting} conflicting, {counts.held} held"
-    )
-    _print({"file": str(file), **result}, text, as_json)
+    return counts
 
 
 @cli.command()

@@ -147,6 +147,16 @@ class Database:
         with _translated(self.path):
             self._connection().execute("PRAGMA journal_mode = WAL").fetchone()
 
+    def copy(self) -> Database:
+        """Return a private copy as of now, for this thread, that vanishes when it is closed."""
+        twin = Database(self.path)
+        with _translated(self.path):
+            raw = _configured(sqlite3.connect("", isolation_level=None))
+            if self.path.exists():
+                self._connection().backup(raw)
+        twin._local.raw, twin._local.pid = raw, os.getpid()
+        return twin
+
     def close(self) -> None:
         """Close this thread's connection."""
         raw = getattr(self._local, "raw", None)
@@ -178,20 +188,25 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         if not self._create and not self.path.exists():
             raise DatabaseMissing(f"there is no database {self.path}")
-        raw = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
-        for pragma in (
-            # NORMAL under WAL keeps the file whole after power loss; the last commits may be lost
-            # together, rows and vector alike, and are then pulled again.
-            "synchronous = NORMAL",
-            "temp_store = MEMORY",
-            "cache_size = -16000",
-            f"wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}",
-            # Merging follows the origin's own cascades, which were captured there; a second cascade
-            # here would be a change that nobody made.
-            "foreign_keys = OFF",
-        ):
-            raw.execute(f"PRAGMA {pragma}")
-        return raw
+        return _configured(
+            sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
+        )
+
+
+def _configured(raw: sqlite3.Connection) -> sqlite3.Connection:
+    for pragma in (
+        # NORMAL under WAL keeps the file whole after power loss; the last commits may be lost
+        # together, rows and vector alike, and are then pulled again.
+        "synchronous = NORMAL",
+        "temp_store = MEMORY",
+        "cache_size = -16000",
+        f"wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}",
+        # Merging follows the origin's own cascades, which were captured there; a second cascade
+        # here would be a change that nobody made.
+        "foreign_keys = OFF",
+    ):
+        raw.execute(f"PRAGMA {pragma}")
+    return raw
 
 
 def _text_or_raw(data: bytes) -> str | RawText:

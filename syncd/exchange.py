@@ -7,6 +7,7 @@ remembered in the database.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -26,16 +27,21 @@ log = logging.getLogger(__name__)
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a round went. The counts are those of what was pulled; sent counts changes pushed."""
+    """How a round went. The counts are those of what was pulled; sent counts changes pushed.
+
+    tables: the counts of what was pulled, by table.
+    """
 
     peer: str
     ok: bool
     seconds: float
     applied: int = 0
+    overwritten: int = 0
     older: int = 0
     conflicting: int = 0
     held: int = 0
     sent: int = 0
+    tables: dict[str, dict[str, int]] = {}
     error: str | None = None
     code: str | None = None
     hint: str | None = None
@@ -58,9 +64,10 @@ def client_of(
     )
 
 
-def sync_now(replica: Replica, peer: str | None = None) -> list[Outcome]:
+def sync_now(replica: Replica, peer: str | None = None, *, dry: bool = False) -> list[Outcome]:
     """Run a round with every configured peer, or with the one named, and return the outcomes.
 
+    dry: only find out what each would bring, on a copy, and send nothing.
     Raises `ConfigError` for a name that is not configured; a round's own failure is an outcome.
     """
     replica.origin()  # raises if there is nothing to sync yet
@@ -71,25 +78,32 @@ def sync_now(replica: Replica, peer: str | None = None) -> list[Outcome]:
     outcomes = []
     for configured in peers:
         client = client_of(replica, configured)
-        try:
-            outcomes.append(run_round(replica, client))
-        finally:
-            client.close()
+        with contextlib.closing(client):
+            if dry:
+                with replica.rehearsal() as copy:
+                    outcomes.append(run_round(copy, client, dry=True))
+            else:
+                outcomes.append(run_round(replica, client))
     return outcomes
 
 
 def run_round(
-    replica: Replica, client: PeerClient, is_stopping: Callable[[], bool] = lambda: False
+    replica: Replica,
+    client: PeerClient,
+    is_stopping: Callable[[], bool] = lambda: False,
+    *,
+    dry: bool = False,
 ) -> Outcome:
     """Exchange everything with a peer and remember how it went.
 
-    is_stopping: asked between frames; once it says True the round ends with `Stopped`.
+    is_stopping: asked between frames; once it says True the round ends with `Stopped`. dry: count
+    what would be pushed, and push nothing.
     """
     name = client.peer.name
     attempt_ms, started = replica.wall_ms(), time.monotonic()
     try:
         header, offset_ms, counts = _pull(replica, client, is_stopping)
-        sent = _push(replica, client, is_stopping) if client.peer.push else 0
+        sent = _push(replica, client, is_stopping, dry=dry) if client.peer.push else 0
         replica.record_success(name, header, attempt_ms=attempt_ms, offset_ms=offset_ms)
     except SyncError as error:
         is_news = replica.record_failure(
@@ -114,10 +128,12 @@ def run_round(
         ok=True,
         seconds=time.monotonic() - started,
         applied=counts.applied,
+        overwritten=counts.overwritten,
         older=counts.older,
         conflicting=counts.conflicting,
         held=counts.held,
         sent=sent,
+        tables={name: of_table.numbers() for name, of_table in counts.tables.items()},
     )
 
 
@@ -144,13 +160,16 @@ def _pull(
         _check_stop(is_stopping)
 
 
-def _push(replica: Replica, client: PeerClient, is_stopping: Callable[[], bool]) -> int:
+def _push(
+    replica: Replica, client: PeerClient, is_stopping: Callable[[], bool], *, dry: bool
+) -> int:
     there = client.status(wire.StatusRequest(replica.config.node, replica.origin()))
     since, after, sent = Vector(there.vector), there.cursor, 0
     while True:
         header, frame = replica.changes_since(since, after)
         if frame.sections or not since.covers(frame.claim or {}):
-            client.push(header, frame)
+            if not dry:
+                client.push(header, frame)
             sent += sum(len(section) for section in frame.sections)
         if frame.claim is not None:
             return sent

@@ -10,6 +10,7 @@ the old one, keeps its data, and pulls back what its former self had sent.
 
 from __future__ import annotations
 
+import copy
 import logging
 import secrets
 from collections.abc import Callable
@@ -52,6 +53,16 @@ class Identity:
         self._new_origin = new_origin
         self._sidecar = Database(sidecar_of(database), create=True)
         self._ready = False
+
+    def rehearsal(self) -> Identity:
+        """Return the same with a private copy of the sidecar, which vanishes when it is closed."""
+        twin = copy.copy(self)
+        twin._sidecar = self._sidecar.copy()
+        return twin
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        self._sidecar.close()
 
     def doubt(self, connection: Connection, seen_seq: int = 0) -> str | None:
         """Return why the file may not go on under its origin, or None.

@@ -9,8 +9,8 @@ is newer than its death (`show`). All of it is set-based SQL; per section Python
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import msgspec
 
@@ -28,23 +28,42 @@ from syncd.vector import Vector
 class Counts:
     """What became of the changes of a bundle.
 
-    applied: changes that now own a register. older: changes that own none, here already or beaten
-    by a newer write. conflicting: values that lost to a write that did not know of them. held:
-    registers that cannot show yet.
+    applied: changes that now own a register. overwritten: changes that lost a register to those.
+    older: changes that own none, here already or beaten by a newer write. conflicting: values that
+    lost to a write that did not know of them. held: registers that cannot show yet. tables: the
+    same for each table.
     """
 
     applied: int = 0
+    overwritten: int = 0
     older: int = 0
     conflicting: int = 0
     held: int = 0
+    tables: Mapping[str, Counts] = field(default_factory=dict)
 
     def __add__(self, other: Counts) -> Counts:
+        tables = {
+            name: self.tables.get(name, Counts()) + other.tables.get(name, Counts())
+            for name in {**self.tables, **other.tables}
+        }
         return Counts(
             self.applied + other.applied,
+            self.overwritten + other.overwritten,
             self.older + other.older,
             self.conflicting + other.conflicting,
             self.held + other.held,
+            tables,
         )
+
+    def numbers(self) -> dict[str, int]:
+        """Return the counts by name, without those of the tables."""
+        values = asdict(self)
+        del values["tables"]
+        return values
+
+    def of(self, table: str) -> Counts:
+        """Return these counts as those of one table."""
+        return replace(self, tables={table: self})
 
 
 def merge_frame(
@@ -66,7 +85,9 @@ def merge_frame(
     if withdrawal.learn(connection, header.withdrawn, now_ms=now_ms):
         settle_now(connection)
     kept = withdrawal.without(connection, sections)
-    counts = Counts(older=sum(map(len, sections)) - sum(map(len, kept)))
+    counts = Counts()
+    for section, rest in zip(sections, kept, strict=True):
+        counts += Counts(older=len(section) - len(rest)).of(section.table)
     counts += merge_sections(
         connection,
         kept,
@@ -113,7 +134,7 @@ def merge_sections(
     by_table = _by_table(sections)
     with capture.suspended(connection, settle.affected(connection, tables, by_table)):
         for name, of_table in by_table.items():
-            counts += scope.merge(tables.get(name), of_table)
+            counts += scope.merge(tables.get(name), of_table).of(name)
         settle.settle(connection, tables)
     changelog.advance_clock(connection, scope.hlc_seen)
     return counts
@@ -266,8 +287,12 @@ class _Scope:
                 )
             _refuse_repeats(connection, table)
             with changelog.resolved(connection, table) as contested:
-                logged = 0
+                logged = overwritten = 0
                 if contested:
+                    overwritten = connection.value(
+                        "SELECT count(*) FROM temp.syncd_contest WHERE NOT stands"
+                        f" AND (mask & staged_mask OR staged_mask & {DEAD_BIT})"
+                    )
                     logged = conflicts.log(
                         connection,
                         table,
@@ -277,7 +302,7 @@ class _Scope:
                     )
                 showing.take_staged(columns, section.existence, contested)
                 applied = connection.value("SELECT count(*) FROM temp.syncd_staged WHERE mask <> 0")
-        return Counts(applied=applied, older=len(section) - applied, conflicting=logged)
+        return Counts(applied, overwritten, len(section) - applied, logged)
 
 
 def _in_key_order(table: Table, section: Section) -> Section:

@@ -8,6 +8,7 @@ covers; how is the business of `changelog` and `merge`. Wall clock and identitie
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -332,9 +333,25 @@ class Replica:
                 peers=tuple(peers.state(connection, mine, peer.name) for peer in self.config.peers),
             )
 
+    @contextlib.contextmanager
+    def rehearsal(self) -> Iterator[Replica]:
+        """Yield a private copy of this replica, for this thread, on which nothing is for real.
+
+        It is a copy of the files, so that what it does is what would be done; it vanishes
+        afterwards. Programs that write meanwhile are not kept waiting.
+        """
+        twin = copy.copy(self)
+        twin._identity = self._identity.rehearsal()
+        twin._database = self._database.copy()
+        try:
+            yield twin
+        finally:
+            twin.close()
+
     def close(self) -> None:
-        """Close this thread's connection."""
+        """Close this thread's connections."""
         self._database.close()
+        self._identity.close()
 
     def _guard(self, claimed: Vector | None = None) -> bool:
         """Take a new origin if this file cannot be the one that wrote under its present one.

@@ -14,6 +14,14 @@ from syncd.database import RawText
 from syncd.inspection import json_value
 from syncd.replica import Status
 
+_COUNTS = {
+    "applied": "applied",
+    "overwritten": "overwritten",
+    "older": "ignored as older",
+    "conflicting": "conflicting",
+    "held": "held",
+}
+
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Lay out rows of equal keys, leaving out columns in which nothing stands."""
@@ -86,6 +94,31 @@ def summary_text(data: dict[str, Any]) -> str:
             table(tables) or "no changes",
         ]
     )
+
+
+def counts_text(data: dict[str, Any]) -> str:
+    """Lay out what became, or in a dry run would become, of a bundle's changes."""
+    total = ", ".join(f"{data[name]} {text}" for name, text in _COUNTS.items())
+    if not data["dry_run"]:
+        return total
+    tables = [_table_row(name, counts) for name, counts in data["tables"].items()]
+    return "\n\n".join(part for part in (f"nothing is written; {total}", table(tables)) if part)
+
+
+def outcomes_text(data: Sequence[dict[str, Any]], *, by_table: bool) -> str:
+    """Lay out how rounds went. by_table: with the counts of each table."""
+    rounds = [{k: v for k, v in one.items() if k != "tables"} for one in data]
+    tables = [
+        {"peer": one["peer"], **_table_row(name, counts)}
+        for one in data
+        for name, counts in one["tables"].items()
+    ]
+    parts = [table(rounds) or "no peers are configured", table(tables) if by_table else ""]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table_row(name: str, counts: dict[str, Any]) -> dict[str, Any]:
+    return {"table": name, **{text: counts[key] for key, text in _COUNTS.items()}}
 
 
 def conflict_data(conflict: Conflict) -> dict[str, Any]:

@@ -92,6 +92,14 @@ class CliHost:
         with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:
             return connection.execute(statement, values).fetchall()
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the write lock, as a program in the middle of a transaction does."""
+        with contextlib.closing(sqlite3.connect(self.database, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            yield
+            writer.execute("ROLLBACK")
+
     def add(self, name: str, body: object = None) -> None:
         self.sql("INSERT INTO note (name, body) VALUES (?, ?)", name, body)
 

@@ -112,7 +112,9 @@ def test_a_text_export_and_import_say_what_they_did(a: CliHost, b: CliHost, stic
     exported = a.run("export", path)
     assert exported.stdout == f"{path}: 2 changes, {path.stat().st_size} bytes\n"
     imported = b.run("import", path)
-    assert imported.stdout == "2 applied, 0 ignored as older, 0 conflicting, 0 held\n"
+    assert (
+        imported.stdout == "2 applied, 0 overwritten, 0 ignored as older, 0 conflicting, 0 held\n"
+    )
 
 
 def test_an_export_since_a_file_brings_what_is_new(
