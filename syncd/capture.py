@@ -82,6 +82,18 @@ def install(connection: Connection, table: Table, definition: Definition) -> boo
     return True
 
 
+def journal(connection: Connection, table: Table, mask: int, rows: str, now_ms: int) -> int:
+    """Append an entry for each row of a query, as a trigger would; return how many.
+
+    rows: a query of what tells the table's rows apart on this host.
+    """
+    return connection.run(
+        f"INSERT INTO syncd_journal (wall, tbl, mask, {_cells(table)})"
+        f" SELECT 2440587.5 + (? + 0.5) / 86400000, {table.id}, {mask}, x.* FROM ({rows}) AS x",
+        (now_ms,),
+    )
+
+
 @contextlib.contextmanager
 def suspended(connection: Connection, tables: Collection[Table]) -> Iterator[None]:
     """Write inside the current transaction without being captured.

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Pure values first, then storage, then one replica, then the wire, then what runs it all.
 ORDER = (
     *("errors", "clock", "vector", "bundle", "config", "signing", "wire"),
-    *("database", "schema", "introspection", "numbers", "capture", "held", "changelog", "restamp"),
+    *("database", "schema", "introspection", "numbers", "capture", "missed"),
+    *("held", "changelog", "restamp"),
     *(
         "extraction",
         "enrolment",
