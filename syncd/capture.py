@@ -207,7 +207,7 @@ def _of_row(row: str, table: Table, rowid: str | None, term: Term) -> str:
     """Return a term's value for the trigger's OLD or NEW row."""
     if term.column is not None:
         return f"{row}.{quoted(term.column)}"
-    names = {*table.identity, *(quoted(column.name) for column in table.columns)}
+    names = {*table.identity, *(quoted(c.name) for c in (*table.columns, *table.excluded))}
     if rowid is not None:
         names.add(quoted(rowid))
     return (

@@ -111,6 +111,12 @@ class Key(_Section):
     secret: Annotated[SecretStr, AfterValidator(_secret)]
 
 
+class Columns(_Section):
+    """Which columns of a table stay on this host."""
+
+    exclude: tuple[str, ...] = ()
+
+
 class TableConfig(_Section):
     """How a table is enrolled.
 
@@ -119,6 +125,7 @@ class TableConfig(_Section):
     """
 
     key: Annotated[tuple[str, ...] | str | None, PlainValidator(_table_key)] = None
+    columns: Columns = Columns()
 
 
 class Peer(_Section):

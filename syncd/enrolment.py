@@ -7,21 +7,27 @@ do the values of a column that was added since.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from syncd import capture, numbers
+from syncd.config import TableConfig
 from syncd.database import Connection, quoted
 from syncd.errors import SchemaError
 from syncd.introspection import Definition, define
 from syncd.schema import (
     ALIVE_BIT,
+    COLUMNS_MAX,
     DEAD_BIT,
     Column,
     Table,
     create_bookkeeping,
     create_column,
     create_table,
+    drop_column,
     is_enrolled,
     load_tables,
     require_enrolled,
@@ -35,7 +41,9 @@ class Enrolled:
     """What enrolling did with one table.
 
     state: "new", "changed", "unchanged", or "unlisted" for a table that is no longer configured
-    (it stays enrolled). rows: how many rows that were there already got a stamp.
+    (it stays enrolled). rows: how many rows that were there already got a stamp. added: columns
+    synced from now on; excluded: columns that stay on this host from now on; dropped: columns that
+    are gone.
     """
 
     table: str
@@ -43,20 +51,21 @@ class Enrolled:
     rows: int = 0
     added: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
 
 
 def enrol(
     connection: Connection,
-    keys: Mapping[str, Sequence[str] | None],
+    configs: Mapping[str, TableConfig],
     *,
     origin: bytes,
     node: str,
 ) -> list[Enrolled]:
-    """Enrol tables, given each one's configured key; `origin` is used if the file is new to syncd.
+    """Enrol tables as they are configured; `origin` is used if the file is new to syncd.
 
     Nothing of the journal may be unfolded. Raises `SchemaError` with every problem found.
     """
-    definitions, problems = _definitions(connection, keys)
+    definitions, problems = _definitions(connection, configs)
     known = load_tables(connection) if is_enrolled(connection) else {}
     for definition in definitions:
         table = known.get(definition.name)
@@ -89,16 +98,16 @@ def enrol(
         )
         for definition in definitions
     ]
-    results += [Enrolled(name, "unlisted") for name in known if name not in keys]
+    results += [Enrolled(name, "unlisted") for name in known if name not in configs]
     return results
 
 
 def _definitions(
-    connection: Connection, keys: Mapping[str, Sequence[str] | None]
+    connection: Connection, configs: Mapping[str, TableConfig]
 ) -> tuple[list[Definition], list[str]]:
     definitions, problems = [], []
-    for name, key in keys.items():
-        found = define(connection, name, key)
+    for name, config in configs.items():
+        found = define(connection, name, config)
         if isinstance(found, Definition):
             definitions.append(found)
         else:
@@ -110,12 +119,13 @@ def _definitions(
 
 def _parents(definition: Definition, definitions: Mapping[str, Definition]) -> dict[str, str]:
     """Return the parents that columns refer to by row number, which every host mints for itself."""
+    excluded = {name for name, _, _ in definition.excluded}
     return {
         column: reference.parent
         for reference in definition.foreign_keys
         if reference.parent in definitions
         for column, to in zip(reference.columns, reference.parent_columns, strict=True)
-        if to == definitions[reference.parent].rowid
+        if to == definitions[reference.parent].rowid and column not in excluded
     }
 
 
@@ -142,64 +152,98 @@ def _enrol_one(
 ) -> Enrolled:
     if known is None:
         return _enrol_new(connection, definition, parents, numbered=numbered)
-    names = {name for name, _, _ in definition.columns}
-    present = {column.name for column in known.columns}
-    dropped = tuple(column.name for column in known.columns if column.name not in names)
-    added = tuple(name for name, _, _ in definition.columns if name not in present)
-    for name in dropped:
-        connection.run(
-            "UPDATE syncd_column SET dropped = 1 WHERE table_id = ? AND name = ?", (known.id, name)
-        )
-    rows = _add_columns(connection, definition, known, added, parents)
+    table = dataclasses.replace(
+        known,
+        columns=_placed(definition.columns, known.columns, 0, parents),
+        excluded=_placed(definition.excluded, known.excluded, COLUMNS_MAX),
+    )
+    rows = _change_columns(connection, known, table)
     if numbered and not known.numbered:
         numbers.start(connection, known)
-    table = load_tables(connection)[definition.name]
-    refreshed = capture.install(connection, table, definition)
-    state = "changed" if added or dropped or refreshed else "unchanged"
-    return Enrolled(definition.name, state, rows, added, dropped)
+    refreshed = capture.install(connection, load_tables(connection)[known.name], definition)
+    added = _without(table.columns, known.columns)
+    excluded = _without(table.excluded, known.excluded)
+    dropped = _without((*known.columns, *known.excluded), (*table.columns, *table.excluded))
+    changed = refreshed or added or excluded or dropped
+    return Enrolled(
+        known.name,
+        "changed" if changed else "unchanged",
+        rows,
+        added=tuple(column.name for column in added),
+        dropped=tuple(column.name for column in dropped),
+        excluded=tuple(column.name for column in excluded),
+    )
 
 
 def _enrol_new(
     connection: Connection, definition: Definition, parents: Mapping[str, str], *, numbered: bool
 ) -> Enrolled:
     table = Table(
-        connection.value("SELECT coalesce(max(id), 0) + 1 FROM syncd_table"),
-        definition.name,
-        definition.key,
-        tuple(
-            Column(n, *column, parents.get(column[0]))
-            for n, column in enumerate(definition.columns)
-        ),
-        definition.rowid,
-        numbered,
+        id=connection.value("SELECT coalesce(max(id), 0) + 1 FROM syncd_table"),
+        name=definition.name,
+        key=definition.key,
+        columns=_placed(definition.columns, (), 0, parents),
+        excluded=_placed(definition.excluded, (), COLUMNS_MAX),
+        rowid=definition.rowid,
+        numbered=numbered,
     )
     create_table(connection, table)
     if numbered:
         numbers.start(connection, table)
     rows = _stamp_lowest(connection, table, ALIVE_BIT | table.columns_mask, "true")
     capture.install(connection, table, definition)
-    return Enrolled(definition.name, "new", rows)
+    excluded = tuple(column.name for column in table.excluded)
+    return Enrolled(definition.name, "new", rows, excluded=excluded)
 
 
-def _add_columns(
-    connection: Connection,
-    definition: Definition,
-    table: Table,
-    added: tuple[str, ...],
-    parents: Mapping[str, str],
-) -> int:
-    rows = 0
-    number = connection.value(
-        "SELECT coalesce(max(number), -1) + 1 FROM syncd_column WHERE table_id = ?", (table.id,)
+def _placed(
+    registers: Sequence[tuple[str, str, str]],
+    known: Sequence[Column],
+    first: int,
+    parents: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Column, ...]:
+    """Return columns, those known as they are, the others under free numbers from `first` on."""
+    kept = {column.name: column for column in known if column.name in {r[0] for r in registers}}
+    taken = {column.number for column in kept.values()}
+    free = (number for number in itertools.count(first) if number not in taken)
+    return tuple(
+        kept.get(name) or Column(next(free), name, affinity, preset, parents.get(name))
+        for name, affinity, preset in registers
     )
-    for name, affinity, preset in definition.columns:
-        if name in added:
-            column = Column(number, name, affinity, preset, parents.get(name))
-            create_column(connection, table, column)
-            written = f"{quoted(name)} IS NOT ({preset})"
-            rows += _stamp_lowest(connection, table, column.bit, written)
-            number += 1
+
+
+def _without(columns: Sequence[Column], others: Sequence[Column]) -> list[Column]:
+    names = {column.name for column in others}
+    return [column for column in columns if column.name not in names]
+
+
+def _change_columns(connection: Connection, known: Table, table: Table) -> int:
+    """Give a table the columns it has now; return how many rows got a stamp for a new one."""
+    for column in _without(known.excluded, table.excluded):
+        drop_column(connection, table, column)
+    gone = {column.name: column for column in _without(known.columns, table.columns)}
+    for column in _without(table.excluded, known.excluded):
+        create_column(connection, table, column)
+        if column.name in gone:
+            value = gone[column.name].local(gone[column.name].cell)
+            connection.run(
+                f"UPDATE {table.shadow} SET {column.cell} = coalesce({value}, {column.cell})"
+            )
+    _forget(connection, table, sum(column.bit for column in gone.values()))
+    for column in gone.values():
+        drop_column(connection, table, column)
+    rows = 0
+    for column in _without(table.columns, known.columns):
+        create_column(connection, table, column)
+        written = f"{quoted(column.name)} IS NOT ({column.preset})"
+        rows += _stamp_lowest(connection, table, column.bit, written)
     return rows
+
+
+def _forget(connection: Connection, table: Table, mask: int) -> None:
+    """Take registers away from all changes."""
+    connection.run(f"UPDATE {table.changes} SET mask = mask & ~{mask} WHERE mask & {mask}")
+    connection.run(f"DELETE FROM {table.changes} WHERE mask = 0")
 
 
 def _stamp_lowest(connection: Connection, table: Table, mask: int, condition: str) -> int:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from syncd.config import TableConfig
 from syncd.database import Connection, quoted
 from syncd.schema import COLUMNS_MAX, GENERATED, GENERATED_KEY, KeyColumn
 
@@ -65,14 +66,15 @@ class ForeignKey:
 class Definition:
     """A table of the user's as it stands.
 
-    columns: the synced ones outside the key: name, affinity, DEFAULT's SQL. rowid: the column that
-    stands for the rowid and stays on this host. uniques: what must be unique beside what tells its
-    rows apart, the rowid included.
+    columns: the synced ones outside the key: name, affinity, DEFAULT's SQL. excluded: likewise, of
+    those that the user keeps on this host. rowid: the column that stands for the rowid and stays on
+    this host. uniques: what must be unique beside what tells its rows apart, the rowid included.
     """
 
     name: str
     key: tuple[KeyColumn, ...]
     columns: tuple[tuple[str, str, str], ...]
+    excluded: tuple[tuple[str, str, str], ...]
     rowid: str | None
     uniques: tuple[Unique, ...]
     foreign_keys: tuple[ForeignKey, ...]
@@ -98,12 +100,13 @@ class _Info:
     def bare_integer(self) -> bool:
         return self.type.upper() == "INTEGER"
 
+    @property
+    def register(self) -> tuple[str, str, str]:
+        return self.name, self.affinity, self.preset
 
-def define(connection: Connection, name: str, key: Sequence[str] | None) -> Definition | list[str]:
-    """Return a table's definition, or what is wrong with it.
 
-    key: the columns the user named, `GENERATED`, or None for the declared PRIMARY KEY.
-    """
+def define(connection: Connection, name: str, config: TableConfig) -> Definition | list[str]:
+    """Return a table's definition, or what is wrong with it."""
     kind = connection.value(
         "SELECT CASE WHEN sql LIKE 'CREATE VIRTUAL%' THEN 'virtual table' ELSE type END"
         " FROM sqlite_schema WHERE type IN ('table', 'view') AND name = ?",
@@ -118,23 +121,30 @@ def define(connection: Connection, name: str, key: Sequence[str] | None) -> Defi
         return [f"{where}: the prefix is reserved"]
     infos = _infos(connection, name)
     rowid = _rowid_alias(infos)
+    key = config.key
     if key == GENERATED:
         chosen: tuple[str, ...] = ()
         problems = [] if rowid is not None else [_NO_NUMBER]
     else:
         chosen, problems = _choose_key(connection, name, infos, key)
+    problems += _cannot_exclude(config.columns.exclude, infos, chosen)
     if problems:
         return [f"{where}{problem}" for problem in problems]
-    synced = [i for i in infos if i.name not in chosen and not i.generated and i.name != rowid]
+    others = [i for i in infos if i.name not in chosen and not i.generated and i.name != rowid]
+    synced = [info for info in others if info.name not in config.columns.exclude]
     if len(synced) > COLUMNS_MAX:
-        return [f"{where}: {len(synced)} columns; at most {COLUMNS_MAX} can be synced"]
+        return [
+            f"{where}: {len(synced)} columns; at most {COLUMNS_MAX} can be synced; keep others on"
+            " this host with columns: {exclude: [...]}"
+        ]
     by_name = {info.name: info for info in infos}
     identity = [rowid] if key == GENERATED and rowid is not None else chosen
     return Definition(
         name=name,
         key=tuple(KeyColumn(column, by_name[column].affinity) for column in chosen)
         or GENERATED_KEY,
-        columns=tuple((info.name, info.affinity, info.preset) for info in synced),
+        columns=tuple(info.register for info in synced),
+        excluded=tuple(info.register for info in others if info not in synced),
         rowid=None if rowid in chosen else rowid,
         uniques=tuple(u for u in _uniques(connection, name, infos) if not u.identifies(identity)),
         foreign_keys=_foreign_keys(connection, name),
@@ -244,6 +254,24 @@ def _choose_key(
     if _declared_collations(connection, name, chosen) != {"BINARY"}:
         return (), [".key: only columns of BINARY collation can tell rows apart on every host"]
     return chosen, []
+
+
+def _cannot_exclude(excluded: Sequence[str], infos: list[_Info], key: Sequence[str]) -> list[str]:
+    known = {info.name: info for info in infos}
+    where = ".columns.exclude:"
+    problems = []
+    for name in excluded:
+        info = known.get(name)
+        if info is None:
+            problems.append(f"{where} there is no column {name!r}")
+        elif name in key:
+            problems.append(f"{where} column {name!r} is part of the key, which must travel")
+        elif info.not_null and info.preset == "NULL" and not info.rowid and not info.generated:
+            problems.append(
+                f"{where} column {name!r} is NOT NULL without a DEFAULT, so rows from other hosts"
+                " could not stand here"
+            )
+    return problems
 
 
 def _named_key(infos: list[_Info], key: Sequence[str]) -> list[str]:

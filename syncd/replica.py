@@ -94,7 +94,7 @@ class Replica:
                 _fold_rest(connection)
             enrolled = enrolment.enrol(
                 connection,
-                {name: table.key for name, table in self.config.tables.items()},
+                self.config.tables,
                 origin=self._new_origin(),
                 node=self.config.node,
             )

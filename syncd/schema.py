@@ -24,7 +24,8 @@ GENERATED = "generated"
 ALIVE_BIT, DEAD_BIT = 1, 2
 FIRST_COLUMN_BIT = 2
 COLUMNS_MAX = 60
-"""A mask is one signed 64-bit integer: two bits for existence, the rest for columns."""
+"""A mask is one signed 64-bit integer: two bits for existence, the rest for columns. Columns that
+stay on this host have no bit and are numbered from here on."""
 
 _BOOKKEEPING = """
 CREATE TABLE syncd_origin (            -- every incarnation ever heard of; `seq` is our vector
@@ -56,7 +57,6 @@ CREATE TABLE syncd_column (
     affinity TEXT NOT NULL,
     preset TEXT NOT NULL,              -- the SQL of its DEFAULT
     parent TEXT,                       -- the enrolled table whose row numbers it holds
-    dropped INTEGER NOT NULL,          -- its number is never given again: masks still carry it
     PRIMARY KEY (table_id, number)
 );
 -- The last row is never deleted: it is the counter that the next change continues. wall: a Julian
@@ -136,7 +136,7 @@ GENERATED_KEY = (KeyColumn("syncd_origin", "BLOB"), KeyColumn("syncd_number", "I
 
 @dataclass(frozen=True)
 class Column:
-    """A synced column outside the key. number: its position in masks; preset: its DEFAULT's SQL.
+    """A column outside the key. number: its position in masks; preset: its DEFAULT's SQL.
 
     parent: the enrolled table it refers to by row number, which is each host's own. Such a value
     travels, and stands in the shadow, as the parent's sync key (see `numbers`).
@@ -182,14 +182,16 @@ def numbers_of(table: str) -> str:
 class Table:
     """An enrolled table.
 
-    rowid: the column that stands for the rowid and stays on this host. numbered: whether it is
-    known which of its row numbers stands for which sync key.
+    columns: the synced ones outside the key. excluded: those that stay on this host, of which the
+    shadow keeps the values all the same. rowid: the column that stands for the rowid and stays on
+    this host. numbered: whether it is known which of its row numbers stands for which sync key.
     """
 
     id: int
     name: str
     key: tuple[KeyColumn, ...]
     columns: tuple[Column, ...]
+    excluded: tuple[Column, ...] = ()
     rowid: str | None = None
     numbered: bool = False
 
@@ -327,7 +329,7 @@ def create_table(connection: Connection, table: Table) -> None:
     waiting = quoted(f"syncd_waiting_{table.name}")
     connection.run(f"CREATE INDEX {waiting} ON {table.shadow} (alive) WHERE alive = 1")
     widen(connection, "syncd_journal", len(table.key))
-    for column in table.columns:
+    for column in (*table.columns, *table.excluded):
         create_column(connection, table, column)
 
 
@@ -340,12 +342,22 @@ def create_numbers(connection: Connection, table: Table) -> None:
 
 
 def create_column(connection: Connection, table: Table, column: Column) -> None:
-    """Give a column its register."""
+    """Give a column its register, or its place in the shadow alone if it is excluded."""
     connection.run(
-        "INSERT INTO syncd_column VALUES (?, ?, ?, ?, ?, ?, 0)",
+        "INSERT INTO syncd_column VALUES (?, ?, ?, ?, ?, ?)",
         (table.id, column.number, column.name, column.affinity, column.preset, column.parent),
     )
     connection.run(f"ALTER TABLE {table.shadow} ADD COLUMN {column.cell}")
+    if column.number >= COLUMNS_MAX:
+        connection.run(f"UPDATE {table.shadow} SET {column.cell} = {column.preset}")
+
+
+def drop_column(connection: Connection, table: Table, column: Column) -> None:
+    """Take a column's register and its place in the shadow away."""
+    connection.run(
+        "DELETE FROM syncd_column WHERE table_id = ? AND number = ?", (table.id, column.number)
+    )
+    connection.run(f"ALTER TABLE {table.shadow} DROP COLUMN {column.cell}")
 
 
 def widen(connection: Connection, name: str, keys: int) -> None:
@@ -365,7 +377,7 @@ def load_tables(connection: Connection) -> dict[str, Table]:
     columns: dict[int, list[Column]] = {}
     for table_id, *column in connection.rows(
         "SELECT table_id, number, name, affinity, preset, parent FROM syncd_column"
-        " WHERE NOT dropped ORDER BY table_id, number"
+        " ORDER BY table_id, number"
     ):
         columns.setdefault(table_id, []).append(Column(*column))
     present = {
@@ -376,7 +388,8 @@ def load_tables(connection: Connection) -> dict[str, Table]:
             table_id,
             name,
             tuple(KeyColumn(*column) for column in json.loads(key)),
-            tuple(columns.get(table_id, ())),
+            tuple(c for c in columns.get(table_id, ()) if c.number < COLUMNS_MAX),
+            tuple(c for c in columns.get(table_id, ()) if c.number >= COLUMNS_MAX),
             rowid,
             numbers_of(name) in present,
         )

@@ -119,9 +119,10 @@ def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True)
 
     keys: a query of their keys, under the names of the key cells. alive: whether they may return.
     """
-    cells = [*table.key_cells, "alive", *(column.cell for column in table.columns)]
+    columns = (*table.columns, *table.excluded)
+    cells = [*table.key_cells, "alive", *(column.cell for column in columns)]
     values = [*table.user_key("t"), str(int(alive))]
-    values += [column.travelling("t") for column in table.columns]
+    values += [column.travelling("t") for column in columns]
     if table.rowid is not None:
         cells.append("row")
         values.append(f"t.{quoted(table.rowid)}")
@@ -378,6 +379,7 @@ class _Settler:
             f" ELSE {column.preset} END"
             for column in table.columns
         }
+        values |= {column.name: f"h.{column.cell}" for column in table.excluded}
         whole = [f"{v} IS NOT NULL" for name, v in values.items() if name in self._demands.required]
         # A row number that is not known yet is that of a parent that does not show.
         whole += [
@@ -491,7 +493,8 @@ class _Settler:
     def _insert(self) -> int:
         """Move the candidates that are left into the user's table; return how many were decided."""
         connection, table = self._connection, self._table
-        names = [*table.identity, *(quoted(column.name) for column in table.columns)]
+        columns = (*table.columns, *table.excluded)
+        names = [*table.identity, *(quoted(column.name) for column in columns)]
         values = list(names)
         if table.rowid is not None and not table.is_generated:
             own = quoted(table.rowid)

@@ -120,9 +120,11 @@ class Showing:
             f"s.mask <> 0 AND {condition} AND NOT EXISTS"
             f" (SELECT 1 FROM {table.sql} AS t WHERE {table.on_user('t', 's')})"
         )
+        kept = "".join(f", {column.cell}" for column in table.excluded)
+        presets = "".join(f", {column.preset}" for column in table.excluded)
         self._connection.run(
-            f"INSERT OR IGNORE INTO {table.shadow} ({cells})"
-            f" SELECT {cells} FROM temp.syncd_staged AS s WHERE {hidden}"
+            f"INSERT OR IGNORE INTO {table.shadow} ({cells}{kept})"
+            f" SELECT {cells}{presets} FROM temp.syncd_staged AS s WHERE {hidden}"
         )
         sets = [f"alive = h.alive OR s.mask & {ALIVE_BIT}"]
         sets += [

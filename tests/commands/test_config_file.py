@@ -230,7 +230,10 @@ def test_durations_are_exact(number: int, unit: str) -> None:
 OVERRIDES: dict[str, tuple[str, Any]] = {
     "NODE_NAME": ("elsewhere", "elsewhere"),
     "DB_PATH": ("/var/other.db", Path("/var/other.db")),
-    "SYNC_TABLES": ("{other: {key: [a, b]}}", {"other": {"key": ("a", "b")}}),
+    "SYNC_TABLES": (
+        "{other: {key: [a, b], columns: {exclude: [c]}}}",
+        {"other": {"key": ("a", "b"), "columns": {"exclude": ("c",)}}},
+    ),
     "SYNC_INTERVAL": ("300ms", 300),
     "SYNC_KEYS": (f"k9:{OTHER_SECRET}", [("k9", OTHER_SECRET)]),
     "SYNC_MAX_CLOCK_DRIFT": ("1h", 3_600_000),
@@ -263,7 +266,7 @@ def plain(config: Config, keys: tuple[str, ...]) -> Any:
     if keys == ("peers",):
         return [(peer.name, peer.url, peer.push) for peer in found]
     if keys == ("tables",):
-        return {name: table.model_dump() for name, table in found.items()}
+        return {name: table.model_dump(exclude_defaults=True) for name, table in found.items()}
     return found
 
 

@@ -28,7 +28,14 @@ def test_init_enrols_and_counts_the_rows_that_are_there(host: CliHost) -> None:
     host.add("x", 1)
     host.add("y", 2)
     assert enrolled(host) == {
-        "note": {"table": "note", "state": "new", "rows": 2, "added": [], "dropped": []}
+        "note": {
+            "table": "note",
+            "state": "new",
+            "rows": 2,
+            "added": [],
+            "dropped": [],
+            "excluded": [],
+        }
     }
     assert host.json("status")["tables"] == {"note": 2}
 

@@ -29,7 +29,7 @@ PULL_FRAMES_MAX = 1_000
 _UNIX_EPOCH_JULIAN = 2_440_587.5
 _DAY_MS = 86_400_000
 
-Key = list[str] | str | None
+Key = list[str] | str | dict[str, Any] | None
 """A table's key as config.yaml has it: columns, `generated`, or None for the PRIMARY KEY."""
 
 DEVICES = """
@@ -104,7 +104,10 @@ class Host:
             {
                 "node": self.node,
                 "database": self.path,
-                "tables": {name: {"key": key} if key else {} for name, key in tables.items()},
+                "tables": {
+                    name: key if isinstance(key, dict) else {"key": key}
+                    for name, key in tables.items()
+                },
                 "sync": {"keys": [{"id": "k1", "secret": "x" * 40}]},
             }
         )

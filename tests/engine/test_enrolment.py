@@ -137,6 +137,112 @@ class TestExistingRows:
         assert b.devices() == a.devices()
 
 
+NOTE_EXCLUDED: dict[str, Key] = {
+    "devices": {"key": ["device_id"], "columns": {"exclude": ["note"]}}
+}
+
+
+class TestExcludedColumns:
+    """A column that the user keeps on each host."""
+
+    def test_it_is_never_sent_nor_overwritten(self, make_hosts: MakeHosts) -> None:
+        """Each host has its own values; rows born elsewhere come with the DEFAULT."""
+        ddl = DEVICES.replace("note", "note DEFAULT 'local'")
+        a, b = make_hosts("a", "b", ddl=ddl, tables=NOTE_EXCLUDED)
+        insert(a, "d", "of a")
+        settle(a, b)
+        assert b.devices() == {"d": ("new", "local")}
+        b.write("UPDATE devices SET note = 'of b'")
+        a.write("UPDATE devices SET note = 'a again', status = 'blocked'")
+        told = changes_in(a.replica.changes_since(Vector())[1])
+        assert "note" not in {change.register for change in told}
+        settle(a, b)
+        assert a.devices() == {"d": ("blocked", "a again")}
+        assert b.devices() == {"d": ("blocked", "of b")}
+        assert a.conflicts() == b.conflicts() == []
+
+    def test_a_write_to_it_alone_is_no_change(self, make_hosts: MakeHosts) -> None:
+        """A heartbeat that stays local costs nobody anything."""
+        (a,) = make_hosts("a", tables=NOTE_EXCLUDED)
+        insert(a, "d")
+        before = a.replica.vector()
+        a.write("UPDATE devices SET note = 'tick'")
+        assert a.replica.vector() == before
+
+    def test_a_row_that_is_displaced_for_a_while_keeps_it(self, make_hosts: MakeHosts) -> None:
+        """Rows that leave the table and return bring their local values along, NULL included."""
+        ddl = (
+            "CREATE TABLE devices (device_id TEXT PRIMARY KEY, status UNIQUE,"
+            " note NOT NULL DEFAULT 'local', extra DEFAULT 7)"
+        )
+        tables = {"devices": {"columns": {"exclude": ["note", "extra"]}}}
+        a, b = make_hosts("a", "b", ddl=ddl, tables=tables)
+        a.write("INSERT INTO devices VALUES ('loser', 'wanted', 'of a', NULL)")
+        b.clock.ms = a.clock.ms + 1_000
+        b.write("INSERT INTO devices VALUES ('winner', 'wanted', 'of b', 8)")
+        settle(a, b)
+        assert a.held() == b.held() == 1
+        b.clock.ms = a.clock.ms = b.clock.ms + 1_000
+        b.write("UPDATE devices SET status = 'other' WHERE device_id = 'winner'")
+        settle(a, b)
+        local = "SELECT device_id, note, extra FROM devices ORDER BY 1"
+        assert a.rows(local) == [("loser", "of a", None), ("winner", "local", 7)]
+        assert b.rows(local) == [("loser", "local", 7), ("winner", "of b", 8)]
+
+    def test_it_may_be_part_of_a_unique_expression(self, make_hosts: MakeHosts) -> None:
+        """The trigger that looks for displaced rows knows it."""
+        ddl = f"{DEVICES}; CREATE UNIQUE INDEX note_once ON devices (lower(note))"
+        a, b = make_hosts("a", "b", ddl=ddl, tables=NOTE_EXCLUDED)
+        insert(a, "d", "same")
+        settle(a, b)
+        a.write("INSERT OR REPLACE INTO devices (device_id, note) VALUES ('e', 'SAME')")
+        settle(a, b)
+        assert a.devices().keys() == b.devices().keys() == {"e"}
+
+    def test_excluding_a_column_that_was_synced_is_like_dropping_it(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """The values stay where they are, also those of a row that is displaced just then."""
+        ddl = "CREATE TABLE devices (device_id TEXT PRIMARY KEY, status UNIQUE, note)"
+        a, b = make_hosts("a", "b", ddl=ddl, tables={"devices": None})
+        a.write("INSERT INTO devices VALUES ('loser', 'wanted', 'of a')")
+        b.clock.ms = a.clock.ms + 1_000
+        b.write("INSERT INTO devices VALUES ('winner', 'wanted', 'of b')")
+        settle(a, b)
+        (enrolled,) = a.enrol({"devices": {"columns": {"exclude": ["note"]}}})
+        assert enrolled == Enrolled("devices", "changed", excluded=("note",))
+        b.clock.ms = a.clock.ms = b.clock.ms + 1_000
+        b.write("UPDATE devices SET status = 'other', note = 'newer' WHERE device_id = 'winner'")
+        settle(a, b)
+        assert a.devices() == {"loser": ("wanted", "of a"), "winner": ("other", "of b")}
+        assert b.devices() == {"loser": ("wanted", "of a"), "winner": ("other", "newer")}
+
+    def test_columns_beyond_sixty_can_be_excluded(self, make_hosts: MakeHosts) -> None:
+        """The bound is on what is synced."""
+        names = [f"c{n}" for n in range(63)]
+        ddl = f"CREATE TABLE t (a TEXT PRIMARY KEY, {', '.join(names)})"
+        tables = {"t": {"columns": {"exclude": names[:3]}}}
+        a, b = make_hosts("a", "b", ddl=ddl, tables=tables)
+        a.write("INSERT INTO t (a, c0, c62) VALUES ('k', 1, 2)")
+        settle(a, b)
+        assert b.rows("SELECT c0, c62 FROM t") == [(None, 2)]
+
+    def test_migrations_without_end_leave_room_for_columns(self, make_hosts: MakeHosts) -> None:
+        """The number of a column that is gone is free for another."""
+        a, b = make_hosts("a", "b", ddl="CREATE TABLE t (a TEXT PRIMARY KEY)", tables={"t": None})
+        for number in range(70):
+            for host in (a, b):
+                host.write(f"ALTER TABLE t ADD COLUMN c{number}")
+                host.enrol()
+            a.write(f"INSERT INTO t (a, c{number}) VALUES ('{number}', {number})")
+            pull(b, a)
+            for host in (a, b):
+                host.enrol({"t": {"columns": {"exclude": [f"c{number}"]}}})
+                host.write(f"ALTER TABLE t DROP COLUMN c{number}")
+                host.enrol({"t": None})
+        assert b.rows("SELECT * FROM t") == a.rows("SELECT * FROM t")
+
+
 class TestMigrations:
     """Columns come and go."""
 
@@ -317,6 +423,18 @@ REFUSED: dict[str, tuple[str, Key]] = {
         ["device"],
     ),
     "identities for rows without a number": ("CREATE TABLE t (a TEXT)", "generated"),
+    "excluded column that is not there": (
+        "CREATE TABLE t (a TEXT PRIMARY KEY)",
+        {"columns": {"exclude": ["nobody"]}},
+    ),
+    "excluded key": (
+        "CREATE TABLE t (a TEXT PRIMARY KEY, b)",
+        {"columns": {"exclude": ["a"]}},
+    ),
+    "excluded column without default": (
+        "CREATE TABLE t (a TEXT PRIMARY KEY, b NOT NULL)",
+        {"columns": {"exclude": ["b"]}},
+    ),
     "too many columns": (
         f"CREATE TABLE t (a TEXT PRIMARY KEY, {', '.join(f'c{n}' for n in range(61))})",
         None,
