@@ -28,10 +28,11 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 import syncd
-from api import admin, public, verify
+from api import admin, keys, public, verify
 from api.auth import Sessions
 from api.clock import Clock, utc_now
 from api.host import EXTENSION, Host
+from api.offline import OfflineTokens
 from api.schema import migrate
 from api.settings import Settings, load_settings, settings_problems
 from api.store import Store
@@ -51,10 +52,15 @@ def create_app(config: syncd.Config | None = None, *, clock: Clock | None = None
     app = LicenceApi(__name__, static_folder=None)
     app.debug = False  # whatever FLASK_DEBUG says
     app.extensions[EXTENSION] = Host(
-        settings, store, replica, Sessions(settings.session_keys, clock), clock
+        settings,
+        store,
+        replica,
+        Sessions(settings.session_keys, clock),
+        offline_tokens(config, settings, store, clock),
+        clock,
     )
     app.register_error_handler(HTTPException, _as_json)
-    for blueprint in (public.blueprint, verify.blueprint, admin.blueprint):
+    for blueprint in (public.blueprint, verify.blueprint, keys.blueprint, admin.blueprint):
         app.register_blueprint(blueprint)
     app.register_blueprint(syncd.blueprint(replica))
     _allow_origins(app, settings)
@@ -83,6 +89,25 @@ def open_database(config: syncd.Config) -> tuple[Store, syncd.Replica]:
     replica = syncd.Replica(config)
     replica.enrol()
     return store, replica
+
+
+def offline_tokens(
+    config: syncd.Config, settings: Settings, store: Store, clock: Clock
+) -> OfflineTokens:
+    """Return what signs a host's offline tokens; raises syncd.ConfigError for another's key."""
+    own = settings.offline_key
+    if own and own.host != config.node:
+        raise syncd.ConfigError(
+            [f"api.offline_key (OFFLINE_KEY): made for {own.host}, this host is {config.node}"]
+        )
+    return OfflineTokens(
+        store,
+        clock,
+        node=config.node,
+        root=settings.offline_root,
+        own=own,
+        grace=settings.offline_grace,
+    )
 
 
 class WireJson(DefaultJSONProvider):

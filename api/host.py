@@ -14,6 +14,7 @@ from flask import current_app
 import syncd
 from api.auth import Sessions
 from api.clock import Clock
+from api.offline import OfflineTokens
 from api.settings import Settings
 from api.store import Store
 
@@ -28,6 +29,7 @@ class Host:
     store: Store
     replica: syncd.Replica
     sessions: Sessions
+    offline: OfflineTokens
     clock: Clock
 
 

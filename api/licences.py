@@ -30,10 +30,18 @@ INTERVAL_MINUTES_MIN = 15
 
 @dataclass(frozen=True)
 class Verdict:
-    """Say whether a device may run today, and the words for it."""
+    """Say whether a device may run today, why, and the client's words for it.
+
+    status: active, expired, blocked, pending or unknown.
+    """
 
     allow: bool
+    status: str
     message: str
+
+
+UNKNOWN = Verdict(False, "unknown", "ID não registrado.")
+BARRED = Verdict(False, "blocked", "Este dispositivo está bloqueado.")
 
 
 @dataclass(frozen=True)
@@ -64,12 +72,12 @@ class Licence:
     def verdict(self, today: date) -> Verdict:
         """Judge the licence; the last day of a licence still counts."""
         if self.status == "blocked":
-            return Verdict(False, "Licença bloqueada.")
+            return Verdict(False, "blocked", "Licença bloqueada.")
         if self.expires is not None and today > self.expires:
-            return Verdict(False, f"Licença expirada em {self.expires:%d/%m/%Y}")
+            return Verdict(False, "expired", f"Licença expirada em {self.expires:%d/%m/%Y}")
         if self.status == "pending":
-            return Verdict(False, "Licença aguardando aprovação.")
-        return Verdict(True, "Licença ativa.")
+            return Verdict(False, "pending", "Licença aguardando aprovação.")
+        return Verdict(True, "active", "Licença ativa.")
 
 
 def end_date(license_type: str, start: date) -> date | None:

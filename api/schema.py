@@ -90,6 +90,12 @@ TABLES = (
     )
     """,
 )
+ROOT_SIGNED = """
+    CREATE TABLE root_signed (
+        digest TEXT NOT NULL PRIMARY KEY,
+        text TEXT NOT NULL
+    )
+"""
 LATE_DEVICE_COLUMNS = ("cpf", "address", "email", "created_by")
 
 migrations = Migrations("licence-api")
@@ -104,6 +110,12 @@ def vendor_tables(db: Database) -> None:
     for column in LATE_DEVICE_COLUMNS:
         if column not in devices.columns_dict:
             devices.add_column(column, str)
+
+
+@migrations(name="0002_root_signed")
+def root_signed(db: Database) -> None:
+    """Make room for what the vendor's root key signs: certificates, lists of revoked keys."""
+    db.execute(ROOT_SIGNED)
 
 
 def migrate(store: Store) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -24,6 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 import syncd
+from api import jose
 
 _MISSING = PydanticCustomError("missing", "missing")
 
@@ -48,16 +51,46 @@ def _origin(url: str) -> str:
     return url.rstrip("/")
 
 
+def _duration(text: object) -> timedelta:
+    found = re.fullmatch("([0-9]+)(ms|s|m|h|d)", str(text).strip())
+    if not found:
+        raise PydanticCustomError("duration", "not a duration, such as 10s, 12h or 7d")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _public_key(jwk: object) -> jose.Key:
+    try:
+        key = jose.read_key(jwk)
+    except ValueError as error:
+        raise PydanticCustomError("key", str(error)) from None
+    if key.is_private:
+        raise PydanticCustomError("key", "it holds the private part, which stays off the hosts")
+    return key
+
+
+_UNITS = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
+
 Secret = Annotated[str, Field(min_length=1)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split), Field(min_length=1)]
 BaseUrls = Annotated[tuple[Annotated[str, AfterValidator(_base_url)], ...], BeforeValidator(_split)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_split)]
 
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+PublicKey = Annotated[jose.Key, BeforeValidator(_public_key)]
+
 
 class Settings(BaseModel):
     """Hold what the licence API is told by its operator; a description says what is right."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True
+    )
 
     require_api_key: bool = Field(True, description="It is true or false")
     require_signature: bool = Field(True, description="It is true or false")
@@ -86,6 +119,20 @@ class Settings(BaseModel):
     cors_origins: Origins = Field(
         (), description="They are the dashboard's origins, such as https://panel.example.com"
     )
+    offline_root: PublicKey | None = Field(
+        None,
+        description="It is the public key that your clients pin, as JSON; "
+        "`python -m api keys root` makes it",
+    )
+    offline_key: jose.HostKey | None = Field(
+        None,
+        repr=False,
+        description="It is what `python -m api keys make` wrote: the file's content, or its path",
+    )
+    offline_grace: Duration = Field(
+        timedelta(days=7),
+        description="It is how long a client may run without any host, such as 7d",
+    )
 
     @field_validator("api_key")
     @classmethod
@@ -93,6 +140,21 @@ class Settings(BaseModel):
         if value is None and info.data.get("require_api_key", True):
             raise _MISSING
         return value
+
+    @field_validator("offline_key", mode="before")
+    @classmethod
+    def _certified(cls, value: object, info: ValidationInfo) -> jose.HostKey:
+        root = info.data.get("offline_root")
+        if root is None:
+            raise PydanticCustomError("root", "offline_root (OFFLINE_ROOT) is needed beside it")
+        is_path = isinstance(value, str) and not value.lstrip().startswith("{")
+        try:
+            content = Path(str(value)).read_text(encoding="utf-8") if is_path else value
+            return jose.read_host_key(content, root)
+        except OSError as error:
+            raise PydanticCustomError("file", f"cannot read the file: {error.strerror}") from None
+        except ValueError as error:
+            raise PydanticCustomError("key", str(error)) from None
 
     @field_validator("session_keys")
     @classmethod

@@ -14,14 +14,15 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from flask import Blueprint, Request, request
 from flask.typing import ResponseReturnValue
 
 from api.clock import column_text
 from api.host import Host, host
-from api.licences import Licence, Verdict
+from api.licences import BARRED, UNKNOWN, Licence, Verdict
+from api.offline import NONCE
 from api.settings import Settings
 from api.store import Store
 from api.tokens import license_token, request_signature
@@ -46,17 +47,18 @@ def verify() -> ResponseReturnValue:
     # Before the data is read: a first round that ends in between must not vouch for the rows that
     # were read without it.
     certain = here.replica.certain()
-    licence = registered(here.store, question.device_id, certain)
-    verdict = licence.verdict(now.date())
-    if not verdict.allow and not certain:
+    ruling = rule(here.store, question.device_id, now.date())
+    if not ruling.verdict.allow and not certain:
         raise UnsureError
-    leave_trace(here.store, question, verdict, now)
-    return answer(here, licence, verdict, now)
+    if ruling.is_final:
+        return refusal(here, question, ruling), 403
+    leave_trace(here.store, question, ruling.verdict, now)
+    return answer(here, question, ruling, now)
 
 
 @dataclass(frozen=True)
 class Question:
-    """Hold what a client asks, decoded and trimmed."""
+    """Hold what a client asks, decoded and trimmed. nonce: "" where there is none to echo."""
 
     device_id: str
     version: str
@@ -66,11 +68,13 @@ class Question:
     telemetry: Mapping[str, str]
     ip: str
     user_agent: str | None
+    nonce: str = ""
 
     @classmethod
     def of_request(cls, asked: Request) -> Question:
         """Read the query and the headers of a request; what is absent is empty."""
         query = asked.args
+        nonce = query.get("nonce", "")
         return cls(
             device_id=query.get("id", "").strip(),
             version=query.get("version", "").strip(),
@@ -80,11 +84,25 @@ class Question:
             telemetry={name: query[name] for name in TELEMETRY if name in query},
             ip=asked.remote_addr or "",
             user_agent=asked.headers.get("User-Agent"),
+            nonce=nonce if NONCE.fullmatch(nonce) else "",
         )
 
 
+@dataclass(frozen=True)
+class Ruling:
+    """Hold what the data says. licence: None if the device is not registered."""
+
+    verdict: Verdict
+    licence: Licence | None
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether the device is refused as such (403), whatever its licence says."""
+        return self.verdict in (UNKNOWN, BARRED)
+
+
 class DeniedError(Exception):
-    """A final no, with its HTTP status and the client's message."""
+    """A request that is wrong in itself, with its HTTP status and the client's message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -123,14 +141,15 @@ def check_request(question: Question, settings: Settings, now: datetime) -> None
         raise DeniedError(403, "Assinatura inválida.")
 
 
-def registered(store: Store, device_id: str, certain: bool) -> Licence:
-    """Return the licence of a device; raise DeniedError, or UnsureError, if it has none."""
+def rule(store: Store, device_id: str, today: date) -> Ruling:
+    """Judge a device by what this host's data says."""
     row = store.row("SELECT * FROM devices WHERE device_id = ?", device_id)
     if row is None:
-        raise DeniedError(403, "ID não registrado.") if certain else UnsureError
+        return Ruling(UNKNOWN, None)
+    licence = Licence.of_row(dict(row))
     if store.row("SELECT 1 FROM blocked_devices WHERE device_id = ?", device_id):
-        raise DeniedError(403, "Este dispositivo está bloqueado.") if certain else UnsureError
-    return Licence.of_row(dict(row))
+        return Ruling(BARRED, licence)
+    return Ruling(licence.verdict(today), licence)
 
 
 def leave_trace(store: Store, question: Question, verdict: Verdict, now: datetime) -> None:
@@ -167,8 +186,17 @@ def leave_trace(store: Store, question: Question, verdict: Verdict, now: datetim
         )
 
 
-def answer(here: Host, licence: Licence, verdict: Verdict, now: datetime) -> dict[str, object]:
+def refusal(here: Host, question: Question, ruling: Ruling) -> dict[str, object]:
+    """Return the body of a 403; it is signed for those who sent a nonce, and else as ever."""
+    log.debug("denied: %s", ruling.verdict.message)
+    body: dict[str, object] = {"allow": False, "msg": ruling.verdict.message}
+    return body | (_offline_fields(here, question, ruling) if question.nonce else {})
+
+
+def answer(here: Host, question: Question, ruling: Ruling, now: datetime) -> dict[str, object]:
     """Return the body of an answer; fields may be added to it, none may change."""
+    licence, verdict = ruling.licence, ruling.verdict
+    assert licence is not None
     config: dict[str, object] = {
         "features": licence.features,
         "interval": licence.interval,
@@ -182,7 +210,12 @@ def answer(here: Host, licence: Licence, verdict: Verdict, now: datetime) -> dic
         "config": config,
         "license_token": license_token(licence, now, here.settings.shared_secret),
         "msg": verdict.message,
+        **_offline_fields(here, question, ruling),
     }
+
+
+def _offline_fields(here: Host, question: Question, ruling: Ruling) -> dict[str, str]:
+    return here.offline.fields(question.device_id, ruling.licence, ruling.verdict, question.nonce)
 
 
 def _has_key(question: Question, api_key: str) -> bool:

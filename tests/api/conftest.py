@@ -20,6 +20,7 @@ KEYS = {
     "blocked_devices": ["device_id"],
     "admin_users": ["username"],
     "users": ["username"],
+    "root_signed": ["digest"],
 }
 
 

@@ -42,6 +42,8 @@ def test_nothing_else_is_served(site: Site) -> None:
         "/health",
         "/ping",
         "/servers",
+        "/.well-known/jwks.json",
+        "/admin/keys",
         "/admin/login",
         "/admin/devices",
         "/admin/devices/create",
