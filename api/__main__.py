@@ -10,9 +10,8 @@ from pathlib import Path
 
 import click
 
-from api import auth, passwords
-from api.clock import utc_now
-from api.commands import as_json, config_option, opened_store, show
+from api import accounts, auth, passwords
+from api.commands import act, as_json, config_option, opened_database, show
 from api.key_commands import keys
 
 
@@ -31,11 +30,11 @@ main.add_command(keys)
 @as_json
 def create_admin(username: str, config_path: Path | None, reset: bool, as_json: bool) -> None:
     """Make an administrator, and print the generated password once."""
-    store = opened_store(config_path)
+    store, replica = opened_database(config_path)
     if not reset and auth.find(store, "admin_users", username):
         raise click.ClickException(f"{username} exists already. --reset gives a new password.")
     password = passwords.generate()
-    auth.put_administrator(store, username, passwords.hashed(password), utc_now())
+    accounts.put_administrator(store, act(replica), username, password)
     made = {"username": username, "password": password}
     show(made, f"username: {username}\npassword: {password}", as_json)
 

@@ -15,11 +15,11 @@ from flask.typing import ResponseReturnValue
 
 import syncd
 from api import auth, devices, licences
+from api.access import NOT_ALLOWED, administrator, attempt_login, signed_in
 from api.body import Body
-from api.host import Host, host
+from api.host import host
 
 NO_SUCH_DEVICE = "Dispositivo não encontrado."
-NOT_ALLOWED = "Acesso negado."
 NO_DEVICE_ID = "Device ID é obrigatório."
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,12 @@ def login() -> ResponseReturnValue:
     username, password = body.text("username"), body.exact("password")
     if not username or not password:
         abort(400, "Credenciais obrigatórias.")
+    counted = attempt_login(here, username)
     account = auth.log_in(here.store, username, password)
     if account is None:
         log.warning("login refused to %s", request.remote_addr)
         abort(401, "Usuário ou senha inválidos.")
+    here.throttle.forgive(counted)
     return {
         "token": here.sessions.issue(account),
         "must_change_password": account.must_change_password,
@@ -64,7 +66,7 @@ def create_device() -> ResponseReturnValue:
     named = {name: value for name in devices.NAMEABLE if (value := body.text(name))}
     if named.get("license_type", devices.LICENSE_TYPE_DEFAULT) not in licences.TYPES:
         abort(400, "Tipo de licença inválido.")
-    with devices.ordering(here.store, account.username, here.clock()) as order:
+    with devices.ordering(here.store, here.act(account.username)) as order:
         license_type = order.register(device_id, named)
     return {"success": True, "device_id": device_id, "license_type": license_type}, 201
 
@@ -78,7 +80,7 @@ def update_created_by() -> ResponseReturnValue:
     device_id, created_by = _device_id(body), body.text("created_by")
     if not created_by:
         abort(400, "created_by é obrigatório.")
-    with devices.ordering(here.store, account.username, here.clock()) as order:
+    with devices.ordering(here.store, here.act(account.username)) as order:
         touchable(order, account, device_id)
         order.set(device_id, "created_by", created_by)
     return {"success": True, "device_id": device_id, "created_by": created_by}
@@ -90,7 +92,7 @@ def deactivate_device(device_id: str) -> ResponseReturnValue:
     here = host()
     account = signed_in(here)
     action = Body.of_request().text("action") or "toggle"
-    with devices.ordering(here.store, account.username, here.clock()) as order:
+    with devices.ordering(here.store, here.act(account.username)) as order:
         device = touchable(order, account, device_id)
         status = _next_status(action, device["status"])
         order.set(device_id, "status", status)
@@ -102,7 +104,7 @@ def delete_device(device_id: str) -> ResponseReturnValue:
     """Remove a device for good."""
     here = host()
     account = signed_in(here)
-    with devices.ordering(here.store, account.username, here.clock()) as order:
+    with devices.ordering(here.store, here.act(account.username)) as order:
         touchable(order, account, device_id)
         order.delete(device_id)
     return {"success": True, "device_id": device_id, "message": "Dispositivo excluído."}
@@ -116,24 +118,6 @@ def sync() -> ResponseReturnValue:
     outcomes = syncd.sync_now(here.replica)
     status = 200 if all(outcome.ok for outcome in outcomes) else 502
     return {"items": [msgspec.to_builtins(outcome) for outcome in outcomes]}, status
-
-
-def signed_in(here: Host) -> auth.Account:
-    """Return the account behind the request's bearer token; answers 401 without one."""
-    bearer = request.authorization
-    token = bearer.token if bearer and bearer.type == "bearer" else None
-    account = here.sessions.account(token, here.store) if token else None
-    if account is None:
-        abort(401, "Unauthorized")
-    return account
-
-
-def administrator(here: Host) -> auth.Account:
-    """Return the administrator behind the request's bearer token; answers 401 or 403."""
-    account = signed_in(here)
-    if not account.is_admin:
-        abort(403, NOT_ALLOWED)
-    return account
 
 
 def touchable(order: devices.Order, account: auth.Account, device_id: str) -> devices.Device:

@@ -28,14 +28,17 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 import syncd
-from api import admin, keys, public, verify
-from api.auth import Sessions
+from api import admin, keys, public, reset, users, verify
+from api.addresses import TrustedProxies
 from api.clock import Clock, utc_now
 from api.host import EXTENSION, Host
+from api.mail import Mailer
 from api.offline import OfflineTokens
 from api.schema import migrate
+from api.sessions import Sessions
 from api.settings import Settings, load_settings, settings_problems
 from api.store import Store
+from api.throttle import Throttle
 
 
 def create_app(config: syncd.Config | None = None, *, clock: Clock | None = None) -> Flask:
@@ -55,15 +58,18 @@ def create_app(config: syncd.Config | None = None, *, clock: Clock | None = None
         settings,
         store,
         replica,
-        Sessions(settings.session_keys, clock),
+        Sessions(settings.session_keys, store, clock),
+        Throttle(store, clock),
         offline_tokens(config, settings, store, clock),
+        Mailer(settings, clock),
         clock,
     )
     app.register_error_handler(HTTPException, _as_json)
-    for blueprint in (public.blueprint, verify.blueprint, keys.blueprint, admin.blueprint):
-        app.register_blueprint(blueprint)
+    for module in (public, verify, keys, admin, users, reset):
+        app.register_blueprint(module.blueprint)
     app.register_blueprint(syncd.blueprint(replica))
     _allow_origins(app, settings)
+    app.wsgi_app = TrustedProxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
     return app
 
 

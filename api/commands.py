@@ -6,6 +6,7 @@ nothing running beside it; whatever is wrong with it ends the command in one mes
 
 from __future__ import annotations
 
+import getpass
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import click
 
 import syncd
 from api.app import create_app, open_database
+from api.clock import utc_now
+from api.history import Act
 from api.host import EXTENSION, Host
 from api.store import Store
 
@@ -27,13 +30,17 @@ config_option = click.option(
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def opened_store(config_path: Path | None) -> Store:
+def opened_database(config_path: Path | None) -> tuple[Store, syncd.Replica]:
     """Return the database of a config; ends the command where the config is wrong."""
     try:
-        store, _ = open_database(syncd.load_config(config_path))
+        return open_database(syncd.load_config(config_path))
     except syncd.SyncError as error:
         raise click.ClickException(str(error)) from error
-    return store
+
+
+def act(replica: syncd.Replica) -> Act:
+    """Return what signs a line of history for whoever runs a command on this host."""
+    return Act(f"{getpass.getuser()} (command)", replica.config.node, utc_now())
 
 
 def opened_host(config_path: Path | None) -> Host:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import date
 
 from api import licences
 from api.clock import column_text
+from api.history import Act
 from api.store import Store, Value
 
 LISTED = (
     "id, device_id, owner_name, cpf, email, address, license_type, status, start_date, end_date, "
     "custom_interval, features, last_seen_at, last_seen_ip, last_hostname, last_version, created_by"
 )
-NAMEABLE = ("license_type", "owner_name", "cpf", "email", "address", "created_by")
+DESCRIBING = ("owner_name", "cpf", "email", "address")
+NAMEABLE = ("license_type", *DESCRIBING, "created_by")
 LICENSE_TYPE_DEFAULT = "anual"
 
 Device = dict[str, Value]
@@ -35,19 +37,18 @@ def listing(store: Store, created_by: str | None = None) -> list[Device]:
 
 
 @contextmanager
-def ordering(store: Store, who: str, now: datetime) -> Iterator[Order]:
+def ordering(store: Store, act: Act) -> Iterator[Order]:
     """Open one transaction for what one person orders; an exception undoes all of it."""
     with store.writing() as connection:
-        yield Order(connection, who, now)
+        yield Order(connection, act)
 
 
 class Order:
     """Change devices in the name of one person, at one moment."""
 
-    def __init__(self, connection: sqlite3.Connection, who: str, now: datetime) -> None:
+    def __init__(self, connection: sqlite3.Connection, act: Act) -> None:
         self._connection = connection
-        self._who = who
-        self._now = now
+        self._act = act
 
     def find(self, device_id: str) -> Device | None:
         """Return a device's row, or None."""
@@ -83,17 +84,17 @@ class Order:
 
     def _new_device(self, device_id: str, named: Mapping[str, str]) -> Device:
         license_type = named.get("license_type", LICENSE_TYPE_DEFAULT)
-        today = self._now.date()
+        today = self._act.at.date()
         return {
-            "created_by": self._who,
+            "created_by": self._act.who,
             **named,
             "device_id": device_id,
             "license_type": license_type,
             "status": "active",
             "start_date": today.isoformat(),
             "end_date": _end_date(license_type, today),
-            "created_at": column_text(self._now),
-            "updated_at": column_text(self._now),
+            "created_at": column_text(self._act.at),
+            "updated_at": column_text(self._act.at),
         }
 
     def _insert(self, device: Device) -> None:
@@ -103,7 +104,7 @@ class Order:
         )
 
     def _update(self, device_id: str, changes: Mapping[str, Value]) -> None:
-        row = {**changes, "updated_at": column_text(self._now)}
+        row = {**changes, "updated_at": column_text(self._act.at)}
         assignments = ", ".join(f"{column} = :{column}" for column in row)
         self._connection.execute(
             f"UPDATE devices SET {assignments} WHERE device_id = :device_id",
@@ -111,13 +112,7 @@ class Order:
         )
 
     def _note(self, device_id: str, action: str, details: str | None) -> None:
-        self._connection.execute(
-            """
-            INSERT INTO license_history (device_id, action, details, admin, created_at)
-            VALUES (?, ?, ?, ?, ?)
-            """,
-            (device_id, action, details, self._who, column_text(self._now)),
-        )
+        self._act.note(self._connection, action, details, device_id=device_id)
 
 
 def _changes(device: Device, named: Mapping[str, str]) -> dict[str, Value]:

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from flask import current_app
 
 import syncd
-from api.auth import Sessions
 from api.clock import Clock
+from api.history import Act
+from api.mail import Mailer
 from api.offline import OfflineTokens
+from api.sessions import Sessions
 from api.settings import Settings
 from api.store import Store
+from api.throttle import Throttle
 
 EXTENSION = "licence-api"
 
@@ -29,8 +32,19 @@ class Host:
     store: Store
     replica: syncd.Replica
     sessions: Sessions
+    throttle: Throttle
     offline: OfflineTokens
+    mailer: Mailer
     clock: Clock
+
+    @property
+    def node(self) -> str:
+        """Return the host's name."""
+        return self.replica.config.node
+
+    def act(self, who: str) -> Act:
+        """Return what signs a line of history, now and here."""
+        return Act(who, self.node, self.clock())
 
 
 def host() -> Host:

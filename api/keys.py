@@ -10,7 +10,7 @@ from flask import Blueprint, abort
 from flask.typing import ResponseReturnValue
 
 from api import jose
-from api.admin import administrator
+from api.access import administrator
 from api.body import Body
 from api.host import host
 

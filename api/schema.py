@@ -96,6 +96,30 @@ ROOT_SIGNED = """
         text TEXT NOT NULL
     )
 """
+ACCOUNTS = (
+    """
+    CREATE TABLE ended_sessions (
+        session TEXT NOT NULL PRIMARY KEY,
+        expires_at TEXT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE session_epochs (
+        account TEXT NOT NULL PRIMARY KEY,
+        epoch TEXT NOT NULL,
+        kept TEXT
+    )
+    """,
+    # Of this host alone: it is not enrolled.
+    """
+    CREATE TABLE attempts (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL,
+        forget_s REAL NOT NULL
+    )
+    """,
+    "CREATE INDEX attempts_name ON attempts (name)",
+)
 LATE_DEVICE_COLUMNS = ("cpf", "address", "email", "created_by")
 
 migrations = Migrations("licence-api")
@@ -116,6 +140,14 @@ def vendor_tables(db: Database) -> None:
 def root_signed(db: Database) -> None:
     """Make room for what the vendor's root key signs: certificates, lists of revoked keys."""
     db.execute(ROOT_SIGNED)
+
+
+@migrations(name="0003_accounts")
+def accounts(db: Database) -> None:
+    """Make room for ended sessions and counted tries, and name the host in the history."""
+    for statement in ACCOUNTS:
+        db.execute(statement)
+    db.table("license_history").add_column("host", str)
 
 
 def migrate(store: Store) -> None:

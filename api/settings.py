@@ -27,6 +27,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 import syncd
 from api import jose
+from api.addresses import Network
 
 _MISSING = PydanticCustomError("missing", "missing")
 
@@ -49,6 +50,12 @@ def _origin(url: str) -> str:
     if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?/?", url):
         raise PydanticCustomError("origin", "not an origin")
     return url.rstrip("/")
+
+
+def _mail_address(text: str) -> str:
+    if not re.fullmatch(r"[^\r\n]*[^@\s<]+@[^@\s>]+>?", text):
+        raise PydanticCustomError("address", "not a mail address")
+    return text
 
 
 def _duration(text: object) -> timedelta:
@@ -78,7 +85,10 @@ _UNITS = {
 
 Secret = Annotated[str, Field(min_length=1)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split), Field(min_length=1)]
-BaseUrls = Annotated[tuple[Annotated[str, AfterValidator(_base_url)], ...], BeforeValidator(_split)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+BaseUrls = Annotated[tuple[BaseUrl, ...], BeforeValidator(_split)]
+MailAddress = Annotated[str, AfterValidator(_mail_address)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_split)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_split)]
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
@@ -113,6 +123,29 @@ class Settings(BaseModel):
         "production", description="development only makes the log more talkative"
     )
     smtp_enabled: bool = Field(False, description="It is true or false")
+    smtp_host: str | None = Field(
+        None, validate_default=True, description="It is the mail server, needed if smtp_enabled"
+    )
+    smtp_port: int = Field(587, ge=1, le=65535, description="It is the mail server's port")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="It is starttls, tls (from the start, port 465) or none"
+    )
+    smtp_user: str | None = Field(None, description="It is the name to log in with, if any")
+    smtp_password: str | None = Field(
+        None, repr=False, description="It is the password to log in with"
+    )
+    smtp_from: MailAddress | None = Field(
+        None,
+        validate_default=True,
+        description="It is the sender's address, needed if smtp_enabled",
+    )
+    reset_url: BaseUrl | None = Field(
+        None, description="It is the page for a new password, which gets ?token=... added"
+    )
+    trusted_proxies: Networks = Field(
+        (),
+        description="They are the proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8",
+    )
     license_servers: BaseUrls = Field(
         (), description="They are the base URLs of your hosts, such as https://api1.example.com"
     )
@@ -138,6 +171,13 @@ class Settings(BaseModel):
     @classmethod
     def _present_if_required(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None and info.data.get("require_api_key", True):
+            raise _MISSING
+        return value
+
+    @field_validator("smtp_host", "smtp_from")
+    @classmethod
+    def _present_if_enabled(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("smtp_enabled"):
             raise _MISSING
         return value
 

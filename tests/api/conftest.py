@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from licence_site import DATABASE, SECRETS, MakeSite, Site, StillClock, WriteConfig
+from aiosmtpd.controller import Controller
+from licence_site import DATABASE, SECRETS, Mailbox, MakeSite, Site, StillClock, WriteConfig
 
 import syncd
 from api.app import create_app
@@ -21,6 +24,8 @@ KEYS = {
     "admin_users": ["username"],
     "users": ["username"],
     "root_signed": ["digest"],
+    "ended_sessions": ["session"],
+    "session_epochs": ["account"],
 }
 
 
@@ -71,6 +76,20 @@ def make_site(write_config: WriteConfig) -> MakeSite:
 def site(make_site: MakeSite) -> Site:
     """Make a host without peers, which is certain of its data."""
     return make_site()
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    """Run a real mail server on a port of its own, and keep what it takes."""
+    box = Mailbox()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        box.port = free.getsockname()[1]
+    server = Controller(box, hostname="127.0.0.1", port=box.port)
+    server.start()
+    try:
+        yield box
+    finally:
+        server.stop()
 
 
 @pytest.fixture

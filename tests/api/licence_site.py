@@ -7,11 +7,14 @@ the protocol, not with the API's own code, so that both cannot be wrong alike.
 from __future__ import annotations
 
 import contextlib
+import email
+import email.policy
 import hashlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,34 @@ class Rows:
         )
 
 
+class Mailbox:
+    """Take mail as a server's handler, and keep it; refuse it while `is_closed`."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.messages: list[EmailMessage] = []
+        self.is_closed = False
+
+    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802
+        if self.is_closed:
+            return "451 not now"
+        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        assert isinstance(message, EmailMessage)
+        self.messages.append(message)
+        return "250 OK"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what a host is told to send by this server."""
+        return {
+            "smtp_enabled": True,
+            "smtp_host": "127.0.0.1",
+            "smtp_port": self.port,
+            "smtp_security": "none",
+            "smtp_from": "Licenças <licencas@example.com>",
+        }
+
+
 @dataclass
 class Site(Rows):
     """Ask one host as clients and dashboards do, within this process."""
@@ -132,7 +163,7 @@ class Dashboard:
         return self.site.app.test_client().open(
             path,
             method=method,
-            json=body if method == "POST" else None,
+            json=body if method in ("POST", "PUT") else None,
             headers={"Authorization": f"Bearer {self.token}"},
         )
 

@@ -12,6 +12,8 @@ from licence_site import ADMIN_LEGACY_HASH, PASSWORD, SHARED_SECRET, MakeSite, S
 from api import passwords
 from api.clock import utc_now
 
+SESSION = ["admin_users", "chefe", "one", ""]
+
 
 def test_a_login_tells_role_and_duty_to_change_the_password(site: Site) -> None:
     """An administrator's role comes from the table, a user's from the column."""
@@ -168,7 +170,7 @@ def test_session_keys_rotate(make_site: MakeSite) -> None:
 def test_a_session_cannot_be_signed_with_what_clients_carry(site: Site) -> None:
     """A token forged with SHARED_SECRET, in whatever digest, is refused."""
     site.add_admin("chefe")
-    forged = URLSafeTimedSerializer(SHARED_SECRET, salt="session").dumps(["admin_users", "chefe"])
+    forged = URLSafeTimedSerializer(SHARED_SECRET, salt="dashboard-session").dumps(SESSION)
     assert not _opens(site, str(forged))
 
 
@@ -177,13 +179,13 @@ def test_a_session_is_signed_with_sha_256(site: Site) -> None:
     site.add_admin("chefe")
     weak, right = (
         URLSafeTimedSerializer(
-            "session-key-1", salt="session", signer_kwargs={"digest_method": digest}
+            "session-key-1", salt="dashboard-session", signer_kwargs={"digest_method": digest}
         )
         for digest in (hashlib.sha1, hashlib.sha256)
     )
     site.clock.now = utc_now() + timedelta(minutes=1)
-    assert _opens(site, str(right.dumps(["admin_users", "chefe"])))
-    assert not _opens(site, str(weak.dumps(["admin_users", "chefe"])))
+    assert _opens(site, str(right.dumps(SESSION)))
+    assert not _opens(site, str(weak.dumps(SESSION)))
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer x.y.z", "Basic Y2hlZmU6eA=="])

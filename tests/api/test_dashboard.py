@@ -28,7 +28,7 @@ def test_every_admin_endpoint_but_the_login_needs_a_token(site: Site) -> None:
     """None is forgotten: the application's own list of routes is what is asked."""
     asked = 0
     for rule in site.app.url_map.iter_rules():
-        if rule.rule.startswith("/admin/") and rule.rule != "/admin/login":
+        if rule.rule.startswith(("/admin/", "/user/")) and rule.rule != "/admin/login":
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
                 path = rule.rule.replace("<path:device_id>", DEVICE)
                 response = site.app.test_client().open(path, method=method)
@@ -37,12 +37,13 @@ def test_every_admin_endpoint_but_the_login_needs_a_token(site: Site) -> None:
                     {"error": "Unauthorized"},
                 )
                 asked += 1
-    assert asked == 7
+    assert asked == 14
 
 
 @pytest.mark.parametrize(
     ("path", "body"),
     [
+        ("/admin/users/create", {"username": "x", "password": "x" * 8, "role": "admin"}),
         ("/admin/devices/create", {"device_id": "n" * 32}),
         ("/admin/devices/create", {"device_id": "m" * 32, "owner_name": "Outra"}),
         ("/admin/devices/update-created-by", {"device_id": "c" * 32, "created_by": "maria"}),
@@ -52,12 +53,13 @@ def test_every_admin_endpoint_but_the_login_needs_a_token(site: Site) -> None:
 def test_administrators_only(
     site: Site, reseller: Dashboard, path: str, body: dict[str, str]
 ) -> None:
-    """A user neither creates devices, nor hands them over, nor syncs."""
+    """A user neither creates accounts or devices, nor hands them over, nor syncs."""
     before = site.sql("SELECT * FROM devices")
     response = reseller.post(path, **body)
     assert response.status_code == 403
     assert response.get_json().keys() == {"error"}
     assert site.sql("SELECT * FROM devices") == before
+    assert len(site.sql("SELECT * FROM users")) == 1
 
 
 def test_a_user_sees_only_its_own_devices(site: Site, reseller: Dashboard) -> None:
@@ -308,9 +310,10 @@ def test_the_history_tells_who_did_what(site: Site, chief: Dashboard) -> None:
     chief.post(f"/admin/devices/{DEVICE}/deactivate")
     chief.post("/admin/devices/update-created-by", device_id=DEVICE, created_by="maria")
     chief.call("DELETE", f"/admin/devices/{DEVICE}/delete")
-    lines = site.sql("SELECT device_id, action, details, admin, created_at FROM license_history")
-    assert {(line["device_id"], line["admin"], line["created_at"]) for line in lines} == {
-        (DEVICE, "chefe", "2026-01-10 15:00:00")
+    lines = site.sql("SELECT * FROM license_history")
+    told = ("device_id", "admin", "created_at", "host")
+    assert {tuple(line[name] for name in told) for line in lines} == {
+        (DEVICE, "chefe", "2026-01-10 15:00:00", "here")
     }
     assert [(line["action"], line["details"]) for line in lines] == [
         ("create", "anual"),

@@ -20,7 +20,7 @@ COLUMNS = {
     "blocked_devices": "id device_id reason created_at",
     "access_logs": "id device_id ip user_agent hostname client_version telemetry_json allowed "
     "message created_at",
-    "license_history": "id device_id action details admin created_at",
+    "license_history": "id device_id action details admin created_at host",
     "admin_users": "id username password_hash must_change_password created_at",
     "users": "id username password_hash email role created_at updated_at",
 }

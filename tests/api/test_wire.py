@@ -51,6 +51,14 @@ def test_nothing_else_is_served(site: Site) -> None:
         "/admin/devices/<path:device_id>/deactivate",
         "/admin/devices/<path:device_id>/delete",
         "/admin/sync",
+        "/admin/change-password",
+        "/admin/logout",
+        "/admin/users",
+        "/admin/users/create",
+        "/user/devices/create",
+        "/user/profile",
+        "/auth/forgot-password",
+        "/auth/reset-password",
     }
 
 
