@@ -69,7 +69,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def sending(site: Site, tmp_path: Path) -> Iterator[Sending]:
-    sender = Site(tmp_path, "a")
+    sender = Site(tmp_path, "a", clock=site.clock)
     sender.add("theirs", 2)
     assert isinstance(site.clock, Clock)
     made = Sending(site, site.clock, wire.PUSH, push_body(sender), {})
