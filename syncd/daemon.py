@@ -1,4 +1,4 @@
-"""The daemon: a round with every peer on a schedule, beside the API.
+"""The daemon: a round with every peer on a schedule, and at once when there is news.
 
 One job a peer, so that a slow peer delays nobody; a job never overlaps itself. One daemon serves a
 database file, held by a lock that the system drops when the process ends, however it ends.
@@ -11,18 +11,22 @@ import fcntl
 import functools
 import logging
 import os
+import random
 import threading
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.job import Job
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from syncd import exchange
+from syncd import exchange, wire
+from syncd.config import Peer
 from syncd.errors import DaemonRunning, SyncError
-from syncd.peer import PeerClient
 from syncd.replica import Replica
+from syncd.watch import Nudger, Watch
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +44,12 @@ def run(replica: Replica, stopping: threading.Event) -> None:
         for enrolled in replica.enrol():
             if enrolled.state != "unchanged":
                 log.info("table %s: %s", enrolled.table, enrolled.state)
-        scheduler = _schedule(replica, stopping)
+        scheduler = _scheduler(replica)
+        rounds = [_Rounds(replica, peer, scheduler, stopping) for peer in replica.config.peers]
+        for of_peer in rounds:
+            of_peer.plan()
         scheduler.start()
+        _start_watching(replica, rounds, stopping)
         log.info(
             "%s: syncing %s with %d peers",
             replica.config.node,
@@ -53,38 +61,106 @@ def run(replica: Replica, stopping: threading.Event) -> None:
         _finish(scheduler)
 
 
-def _schedule(replica: Replica, stopping: threading.Event) -> BackgroundScheduler:
-    peers = replica.config.peers
+class _Rounds:
+    """The rounds with one peer, never two at once: each plans the next."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        peer: Peer,
+        scheduler: BackgroundScheduler,
+        stopping: threading.Event,
+    ) -> None:
+        self.peer = peer
+        self._replica = replica
+        self._client = exchange.client_of(replica, peer, sleep=functools.partial(_sleep, stopping))
+        self._scheduler = scheduler
+        self._stopping = stopping
+        self._lock = threading.Lock()
+        self._is_running = self._is_wanted = False
+        self._job: Job | None = None
+
+    def plan(self, after_s: float = 0.0) -> None:
+        """Have the next round after a pause."""
+        at = datetime.now(UTC) + timedelta(seconds=after_s)
+        self._job = self._scheduler.add_job(self._run, trigger="date", run_date=at)
+
+    def wake(self) -> None:
+        """Have a round now, or once more if one is running."""
+        with self._lock:
+            self._is_wanted = True
+            if self._job is not None and not self._is_running:
+                # It may be about to start, which is as good.
+                with contextlib.suppress(JobLookupError):
+                    self._job.modify(next_run_time=datetime.now(UTC))
+
+    def _run(self) -> None:
+        with self._lock:
+            self._is_running, self._is_wanted = True, False
+        is_next_due = False
+        try:
+            is_next_due = self._one_round()
+        finally:
+            with self._lock:
+                self._is_running = False
+                if not self._stopping.is_set():
+                    self.plan(0.0 if is_next_due or self._is_wanted else self._pause_s())
+
+    def _pause_s(self) -> float:
+        # Hosts that started together shall not always ask together.
+        jitter = random.uniform(0.9, 1.1)  # noqa: S311
+        return self._replica.config.sync.interval / 1000 * jitter
+
+    def _one_round(self) -> bool:
+        """Run a round; say whether the peer lets us wait for news, so that the next is due."""
+        sync = self._replica.config.sync
+        # One that cannot run a daemon may have a single thread, which clients need. And whoever
+        # waits too long takes a peer for asleep.
+        patience_ms = min(sync.interval, sync.wake_within // 2, wire.WAIT_MS_MAX)
+        wait_ms = 0 if self.peer.push else patience_ms
+        try:
+            outcome = exchange.run_round(
+                self._replica, self._client, self._stopping.is_set, wait_ms=wait_ms
+            )
+        except exchange.Stopped:
+            log.info("round with %s: stopped between two frames", self.peer.name)
+            return False
+        except SyncError as error:
+            # The round could not even be recorded; the next one may.
+            log.error("round with %s: %s", self.peer.name, error)
+            return False
+        waited = wait_ms > 0 and outcome.seconds * 1000 >= wait_ms / 2
+        has_news = wait_ms > 0 and outcome.applied > 0
+        return outcome.ok and (waited or has_news)
+
+
+def _scheduler(replica: Replica) -> BackgroundScheduler:
     interval_s = replica.config.sync.interval / 1000
     scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(len(peers) + 1)},
+        executors={"default": ThreadPoolExecutor(len(replica.config.peers) + 1)},
         job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
         timezone="UTC",
     )
     # Peers fold what they are about to pull; a host that nobody pulls from must not let it pile up.
-    jobs: list[Callable[[], None]] = [functools.partial(_tend, replica)]
-    for peer in peers:
-        client = exchange.client_of(replica, peer, sleep=functools.partial(_sleep, stopping))
-        jobs.append(functools.partial(_round, replica, client, stopping))
-    for job in jobs:
-        scheduler.add_job(
-            job,
-            trigger="interval",
-            seconds=interval_s,
-            jitter=interval_s / 10,
-            next_run_time=datetime.now(UTC),
-        )
+    scheduler.add_job(
+        functools.partial(_tend, replica),
+        trigger="interval",
+        seconds=interval_s,
+        jitter=interval_s / 10,
+        next_run_time=datetime.now(UTC),
+    )
     return scheduler
 
 
-def _round(replica: Replica, client: PeerClient, stopping: threading.Event) -> None:
-    try:
-        exchange.run_round(replica, client, stopping.is_set)
-    except exchange.Stopped:
-        log.info("round with %s: stopped between two frames", client.peer.name)
-    except SyncError as error:
-        # The round could not even be recorded; the next one may.
-        log.error("round with %s: %s", client.peer.name, error)
+def _start_watching(replica: Replica, rounds: Sequence[_Rounds], stopping: threading.Event) -> None:
+    nudgers = {
+        of_peer.peer.name: Nudger(replica, exchange.client_of(replica, of_peer.peer))
+        for of_peer in rounds
+        if not of_peer.peer.push
+    }
+    watch = Watch(replica, {of_peer.peer.name: of_peer.wake for of_peer in rounds}, nudgers)
+    for run in (watch.run, *(nudger.run for nudger in nudgers.values())):
+        threading.Thread(target=run, args=(stopping,), daemon=True).start()
 
 
 def _tend(replica: Replica) -> None:

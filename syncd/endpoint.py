@@ -1,4 +1,4 @@
-"""The server's end of the wire: a Flask blueprint with pull, push and status.
+"""The server's end of the wire: a Flask blueprint with pull, push, status and nudge.
 
 Every request is checked before its body means anything: size, signature, nonce. Whatever fails
 there gets the same 401 (or 413 for size) and the exact reason goes to the log only. Everything
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import threading
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ from syncd.errors import (
     SyncError,
 )
 from syncd.nonces import Nonces
+from syncd.nudges import Nudges
 from syncd.replica import Replica
 from syncd.vector import Vector
 
@@ -53,6 +55,7 @@ def blueprint(replica: Replica) -> flask.Blueprint:
         (wire.PULL, server.pull),
         (wire.PUSH, server.push),
         (wire.STATUS, server.status),
+        (wire.NUDGE, server.nudge),
     ):
         view = functools.partial(server.answer, answer)
         routes.add_url_rule(path, path.rpartition("/")[2], view, methods=["POST"])
@@ -64,6 +67,9 @@ class _Server:
         self._replica = replica
         self._keyring = signing.keyring_of(replica.config, replica.wall_ms)
         self._nonces = Nonces(replica.config.database)
+        self._nudges = Nudges(replica.config.database)
+        # A request that waits keeps a thread from clients.
+        self._waiting = threading.BoundedSemaphore(max(1, replica.config.serve.threads // 4))
 
     def answer(self, respond: Callable[[bytes], bytes]) -> flask.Response:
         """Check the current request, let `respond` turn its body into an answer, and sign that."""
@@ -95,7 +101,10 @@ class _Server:
         """Answer with a bundle of one frame."""
         asked = bundle.decode(body, wire.PullRequest)
         after = asked.after if asked.server == self._replica.origin() else 0
+        news = self._replica.news()
         header, frame = self._replica.changes_since(Vector(asked.vector), after)
+        if frame.claim is not None and not frame.sections and self._wait(asked, news):
+            header, frame = self._replica.changes_since(Vector(asked.vector), after)
         stream = io.BytesIO()
         bundle.write(stream, header, [frame])
         return stream.getvalue()
@@ -111,6 +120,25 @@ class _Server:
             conflicting += counts.conflicting
             held += counts.held
         return bundle.encode(wire.PushAnswer(applied, older, conflicting, held))
+
+    def nudge(self, body: bytes) -> bytes:
+        """Tell the daemon that a peer has news, if it is news here."""
+        nudge = bundle.decode(body, wire.Nudge)
+        if not self._replica.claim().covers(nudge.vector):
+            self._nudges.leave(nudge.origin)
+        return b""
+
+    def _wait(self, asked: wire.PullRequest, news: tuple[int, int]) -> bool:
+        """Keep a host that nobody here nudges waiting for news; say whether there is some."""
+        patience_ms = min(asked.wait_ms, wire.WAIT_MS_MAX)
+        if patience_ms <= 0 or not flask.request.environ.get("wsgi.multithread"):
+            return False
+        if asked.node in self._replica.peer_nodes() or not self._waiting.acquire(blocking=False):
+            return False
+        try:
+            return self._replica.await_news(news, patience_ms)
+        finally:
+            self._waiting.release()
 
     def status(self, body: bytes) -> bytes:
         """Answer how far this replica is."""

@@ -92,17 +92,19 @@ def run_round(
     client: PeerClient,
     is_stopping: Callable[[], bool] = lambda: False,
     *,
+    wait_ms: int = 0,
     dry: bool = False,
 ) -> Outcome:
     """Exchange everything with a peer and remember how it went.
 
-    is_stopping: asked between frames; once it says True the round ends with `Stopped`. dry: count
+    is_stopping: asked between frames; once it says True the round ends with `Stopped`. wait_ms: how
+    long the peer may let us wait for news. dry: count
     what would be pushed, and push nothing.
     """
     name = client.peer.name
     attempt_ms, started = replica.wall_ms(), time.monotonic()
     try:
-        header, offset_ms, counts = _pull(replica, client, is_stopping)
+        header, offset_ms, counts = _pull(replica, client, is_stopping, wait_ms)
         sent = _push(replica, client, is_stopping, dry=dry) if client.peer.push else 0
         replica.record_success(name, header, attempt_ms=attempt_ms, offset_ms=offset_ms)
     except SyncError as error:
@@ -122,7 +124,10 @@ def run_round(
             hint=error.hint,
         )
     if counts != Counts() or sent:
-        log.info("round with %s: %s, %d sent", name, counts, sent)
+        log.info(
+            "round with %s: %d applied, %d older, %d conflicting, %d held, %d sent",
+            *(name, counts.applied, counts.older, counts.conflicting, counts.held, sent),
+        )
     return Outcome(
         peer=name,
         ok=True,
@@ -138,7 +143,7 @@ def run_round(
 
 
 def _pull(
-    replica: Replica, client: PeerClient, is_stopping: Callable[[], bool]
+    replica: Replica, client: PeerClient, is_stopping: Callable[[], bool], wait_ms: int
 ) -> tuple[Header, int, Counts]:
     counts = Counts()
     server = replica.peer_origin(client.peer.name)
@@ -146,7 +151,9 @@ def _pull(
         after = replica.cursor(server) if server else 0
         asked_ms = replica.wall_ms()
         header, frame = client.pull(
-            wire.PullRequest(replica.config.node, dict(replica.vector()), server or b"", after)
+            wire.PullRequest(
+                replica.config.node, dict(replica.vector()), server or b"", after, wait_ms
+            )
         )
         offset_ms = header.created_ms - (asked_ms + replica.wall_ms()) // 2
         counts += replica.merge(header, frame)

@@ -36,6 +36,7 @@ from syncd.signing import Keyring
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10
+NUDGE_WITHIN_S = 2
 UNREACHABLE_TRIES = 3
 TRANSFER_WITHIN_S = 300
 """How long the bytes of one answer may take, after the peer has begun to answer."""
@@ -84,6 +85,10 @@ class PeerClient:
         stream = io.BytesIO()
         bundle.write(stream, header, [frame])
         return self._decoded(wire.PUSH, stream.getvalue(), wire.PushAnswer)
+
+    def nudge(self, nudge: wire.Nudge) -> None:
+        """Tell the peer that there is news here; try once, and not for long."""
+        self._post(wire.NUDGE, bundle.encode(nudge), NUDGE_WITHIN_S)
 
     def status(self, request: wire.StatusRequest) -> wire.StatusAnswer:
         """Ask how far the peer is."""

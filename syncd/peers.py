@@ -42,6 +42,19 @@ def origin(connection: Connection, peer: str) -> bytes | None:
     return found
 
 
+def nodes(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Return what peers call themselves."""
+    marks = ", ".join("?" * len(names))
+    return {
+        node
+        for (node,) in connection.rows(
+            "SELECT o.node FROM syncd_peer AS p JOIN syncd_origin AS o ON o.ordinal = p.origin"
+            f" WHERE p.name IN ({marks})",
+            names,
+        )
+    }
+
+
 def recognise(connection: Connection, peer: str, identity: bytes) -> None:
     """Remember a peer's identity."""
     connection.run(

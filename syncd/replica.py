@@ -11,6 +11,7 @@ import contextlib
 import copy
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -165,6 +166,43 @@ class Replica:
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             return _origin(connection)
+
+    def version(self) -> int:
+        """Return a number that changes when any process has committed, cheaply."""
+        return self._database.version()
+
+    def news(self) -> tuple[int, int]:
+        """Return how far the journal and the changelog go; either grows with what peers lack."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            journal, position = connection.row(
+                "SELECT (SELECT max(seq) FROM syncd_journal), position FROM syncd_replica"
+            ) or (0, 0)
+            return journal, position
+
+    def claim(self) -> Vector:
+        """Return what this replica has merged, writes that wait for the fold included."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            own = connection.value("SELECT max(seq) FROM syncd_journal")
+            return Vector({**changelog.vector(connection), _origin(connection): own})
+
+    def await_news(self, since: tuple[int, int], within_ms: int, every_ms: int = 20) -> bool:
+        """Wait until `news` is not `since` any more; say whether it is in time."""
+        deadline = time.monotonic() + within_ms / 1000
+        seen = None
+        while time.monotonic() < deadline:
+            if seen != (version := self.version()) and self.news() != since:
+                return True
+            seen = version
+            time.sleep(every_ms / 1000)
+        return False
+
+    def peer_nodes(self) -> set[str]:
+        """Return the names by which configured peers call themselves."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            return peers.nodes(connection, [peer.name for peer in self.config.peers])
 
     def told(self, peer: str) -> Vector:
         """Return what a peer last said it has."""

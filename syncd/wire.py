@@ -12,22 +12,35 @@ from syncd.bundle import RECORD_BYTES_MAX, Int64, Origin, Seq, Seqs
 
 PREFIX = "/sync/v1"
 PULL, PUSH, STATUS = f"{PREFIX}/pull", f"{PREFIX}/push", f"{PREFIX}/status"
+NUDGE = f"{PREFIX}/nudge"
+WAIT_MS_MAX = 5_000
+"""How long a pull may be kept waiting for news. Proxies cut a silent connection before long."""
 BODY_BYTES_MAX = RECORD_BYTES_MAX + 1024 * 1024
 """A bundle of one frame of the largest size, and its header."""
 MEDIA_TYPE = "application/vnd.syncd"
 
 
-class PullRequest(msgspec.Struct, frozen=True):
+class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Asks for what the sender lacks.
 
     vector: what it has merged. server and after: whose changelog it has merged up to which
-    position; a server of another origin starts from zero.
+    position; a server of another origin starts from zero. wait_ms: how long the answer may wait
+    for news if there is none.
     """
 
     node: str
     vector: Seqs
     server: bytes
     after: Seq
+    wait_ms: Int64 = 0
+
+
+class Nudge(msgspec.Struct, frozen=True):
+    """Says that there is news. vector: what the sender has, its writes not yet folded included."""
+
+    node: str
+    origin: Origin
+    vector: Seqs
 
 
 class StatusRequest(msgspec.Struct, frozen=True):

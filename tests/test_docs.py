@@ -423,7 +423,7 @@ class TestProtocol:
     def test_endpoints_and_media_type_are_those_of_the_code(self) -> None:
         """The paths are the paths."""
         paths = [row[0] for row in table(PROTOCOL, "path")]
-        assert paths == [wire.PULL, wire.PUSH, wire.STATUS]
+        assert paths == [wire.PULL, wire.PUSH, wire.STATUS, wire.NUDGE]
         assert f"media type `{wire.MEDIA_TYPE}`" in PROTOCOL
 
     def test_signatures_cover_what_the_code_covers(self) -> None:
