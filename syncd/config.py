@@ -121,11 +121,13 @@ class TableConfig(_Section):
     """How a table is enrolled.
 
     key: the columns that identify a row, None for the PRIMARY KEY, or `generated` for a log whose
-    rows have no identity of their own.
+    rows have no identity of their own. stamp_from: the column that says when rows that are there
+    already were last written.
     """
 
     key: Annotated[tuple[str, ...] | str | None, PlainValidator(_table_key)] = None
     columns: Columns = Columns()
+    stamp_from: str | None = None
 
 
 class Peer(_Section):

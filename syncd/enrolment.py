@@ -1,8 +1,8 @@
 """Enrolment: bringing the user's tables under syncd, once and again after every migration.
 
 All tables are checked before anything is written, and everything is written in one transaction.
-Rows that are there already get changes with the lowest stamp, so that any real write beats them; so
-do the values of a column that was added since.
+Rows that are there already get changes with the stamp that a column of theirs says, or with the
+lowest, so that any real write beats them; so do the values of a column that was added since.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from syncd import capture, numbers
+from syncd import capture, changelog, numbers, times
 from syncd.config import TableConfig
 from syncd.database import Connection, quoted
 from syncd.errors import SchemaError
@@ -60,9 +60,11 @@ def enrol(
     *,
     origin: bytes,
     node: str,
+    now_ms: int,
 ) -> list[Enrolled]:
     """Enrol tables as they are configured; `origin` is used if the file is new to syncd.
 
+    now_ms: this host's wall clock.
     Nothing of the journal may be unfolded. Raises `SchemaError` with every problem found.
     """
     definitions, problems = _definitions(connection, configs)
@@ -95,6 +97,7 @@ def enrol(
             known.get(definition.name),
             parents[definition.name],
             numbered=numbers.is_needed(definition, referred_to),
+            now_ms=now_ms,
         )
         for definition in definitions
     ]
@@ -149,9 +152,10 @@ def _enrol_one(
     parents: Mapping[str, str],
     *,
     numbered: bool,
+    now_ms: int,
 ) -> Enrolled:
     if known is None:
-        return _enrol_new(connection, definition, parents, numbered=numbered)
+        return _enrol_new(connection, definition, parents, numbered=numbered, now_ms=now_ms)
     table = dataclasses.replace(
         known,
         columns=_placed(definition.columns, known.columns, 0, parents),
@@ -176,7 +180,12 @@ def _enrol_one(
 
 
 def _enrol_new(
-    connection: Connection, definition: Definition, parents: Mapping[str, str], *, numbered: bool
+    connection: Connection,
+    definition: Definition,
+    parents: Mapping[str, str],
+    *,
+    numbered: bool,
+    now_ms: int,
 ) -> Enrolled:
     table = Table(
         id=connection.value("SELECT coalesce(max(id), 0) + 1 FROM syncd_table"),
@@ -190,7 +199,14 @@ def _enrol_new(
     create_table(connection, table)
     if numbered:
         numbers.start(connection, table)
-    rows = _stamp_lowest(connection, table, ALIVE_BIT | table.columns_mask, "true")
+    mask = ALIVE_BIT | table.columns_mask
+    if definition.stamp_from is None:
+        rows = _stamp(connection, table, mask)
+    else:
+        reading = times.reading(f"u.{quoted(definition.stamp_from)}", now_ms)
+        rows = _stamp(connection, table, mask, reading=reading)
+        newest = connection.value(f"SELECT coalesce(max(hlc), 0) FROM {table.changes}")
+        changelog.advance_clock(connection, newest)
     capture.install(connection, table, definition)
     excluded = tuple(column.name for column in table.excluded)
     return Enrolled(definition.name, "new", rows, excluded=excluded)
@@ -236,7 +252,7 @@ def _change_columns(connection: Connection, known: Table, table: Table) -> int:
     for column in _without(table.columns, known.columns):
         create_column(connection, table, column)
         written = f"{quoted(column.name)} IS NOT ({column.preset})"
-        rows += _stamp_lowest(connection, table, column.bit, written)
+        rows += _stamp(connection, table, column.bit, written)
     return rows
 
 
@@ -246,24 +262,33 @@ def _forget(connection: Connection, table: Table, mask: int) -> None:
     connection.run(f"DELETE FROM {table.changes} WHERE mask = 0")
 
 
-def _stamp_lowest(connection: Connection, table: Table, mask: int, condition: str) -> int:
-    """Write changes of the lowest stamp for rows that are already there; return their number."""
+def _stamp(
+    connection: Connection,
+    table: Table,
+    mask: int,
+    condition: str = "true",
+    reading: str = str(LOWEST_HLC),
+) -> int:
+    """Write changes for rows `u` that are already there; return their number.
+
+    reading: the SQL of the clock reading that they get.
+    """
     filled = " AND ".join(f"{value} IS NOT NULL" for value in table.user_key("u"))
     pairs = zip(table.user_key("u"), table.key_cells, strict=True)
     key = ", ".join(f"{value} AS {cell}" for value, cell in pairs)
     base = connection.value("SELECT max(seq) FROM syncd_journal")
     # A death that the changelog remembers would take a value that is older than itself.
-    lowest = (
-        f"(SELECT coalesce(max(e.hlc) + 1, {LOWEST_HLC}) FROM {table.changes} AS e"
-        f" WHERE {table.on('t', 'e')} AND e.mask & {DEAD_BIT})"
+    hlc = (
+        f"max(t.syncd_hlc, (SELECT coalesce(max(e.hlc) + 1, {LOWEST_HLC}) FROM {table.changes} AS e"
+        f" WHERE {table.on('t', 'e')} AND e.mask & {DEAD_BIT}))"
     )
     rows = connection.run(
         f"INSERT INTO {table.changes}"
         f" SELECT {table.cells('t')}, r.position + t.syncd_n, r.origin, ? + t.syncd_n,"
-        f" {lowest}, ?"
+        f" {hlc}, ?"
         " FROM syncd_replica AS r CROSS JOIN ("
         f"SELECT row_number() OVER (ORDER BY {', '.join(table.user_key('u'))}) AS syncd_n,"
-        f" {key}"
+        f" {key}, {reading} AS syncd_hlc"
         f" FROM {table.sql} AS u WHERE {filled} AND ({condition})) AS t",
         (base, mask),
     )

@@ -69,6 +69,7 @@ class Definition:
     columns: the synced ones outside the key: name, affinity, DEFAULT's SQL. excluded: likewise, of
     those that the user keeps on this host. rowid: the column that stands for the rowid and stays on
     this host. uniques: what must be unique beside what tells its rows apart, the rowid included.
+    stamp_from: the column that says when a row was last written.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Definition:
     rowid: str | None
     uniques: tuple[Unique, ...]
     foreign_keys: tuple[ForeignKey, ...]
+    stamp_from: str | None
 
     @property
     def is_generated(self) -> bool:
@@ -128,6 +130,8 @@ def define(connection: Connection, name: str, config: TableConfig) -> Definition
     else:
         chosen, problems = _choose_key(connection, name, infos, key)
     problems += _cannot_exclude(config.columns.exclude, infos, chosen)
+    if config.stamp_from not in (None, *(info.name for info in infos)):
+        problems.append(f".stamp_from: there is no column {config.stamp_from!r}")
     if problems:
         return [f"{where}{problem}" for problem in problems]
     others = [i for i in infos if i.name not in chosen and not i.generated and i.name != rowid]
@@ -148,6 +152,7 @@ def define(connection: Connection, name: str, config: TableConfig) -> Definition
         rowid=None if rowid in chosen else rowid,
         uniques=tuple(u for u in _uniques(connection, name, infos) if not u.identifies(identity)),
         foreign_keys=_foreign_keys(connection, name),
+        stamp_from=config.stamp_from,
     )
 
 

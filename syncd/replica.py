@@ -98,6 +98,7 @@ class Replica:
                 self.config.tables,
                 origin=self._new_origin(),
                 node=self.config.node,
+                now_ms=self.wall_ms(),
             )
             self._release(connection)
             # Rows that were there already may break what their tables demand.

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from engine.conftest import MakeHosts
-from engine.hosts import DEVICES, DEVICES_KEY, Host, Key, changes_in, pull, settle
+from engine.hosts import DEVICES, DEVICES_KEY, START_MS, Host, Key, changes_in, pull, settle
+from syncd.clock import ms_of_hlc
 from syncd.enrolment import Enrolled
 from syncd.errors import NotEnrolled, SchemaError
 from syncd.vector import Vector
@@ -135,6 +136,119 @@ class TestExistingRows:
         b.enrol()
         pull(b, a, frame_entries=2)
         assert b.devices() == a.devices()
+
+
+STAMPED: dict[str, Key] = {"devices": {"key": ["device_id"], "stamp_from": "note"}}
+TIME_MS = 1_600_000_000_000  # 2020-09-13 12:26:40 UTC
+
+
+class TestStampsOfExistingRows:
+    """A column may say when rows that are there were last written."""
+
+    @pytest.mark.parametrize(
+        ("written", "ms"),
+        [
+            ("2020-09-13 12:26:40", TIME_MS),
+            ("2020-09-13 12:26:40.25", TIME_MS + 250),
+            ("2020-09-13T12:26:40", TIME_MS),
+            ("2020-09-13T12:26:40.123456Z", TIME_MS + 123),
+            ("2020-09-13T14:26:40+02:00", TIME_MS),
+            ("2020-09-13T14:26:40.500000+0200", TIME_MS + 500),
+            ("2020-09-13 09:26:40 -03:00", TIME_MS),
+            ("2020-09-13", TIME_MS - 44_800_000),
+            (1_600_000_000, TIME_MS),
+            (1_600_000_000.25, TIME_MS + 250),
+            (TIME_MS, TIME_MS),
+            (float(TIME_MS), TIME_MS),
+            ("2999-01-01 00:00:00", START_MS),
+            (32_000_000_000, START_MS),
+            (None, 0),
+            ("", 0),
+            ("now", 0),
+            ("yesterday", 0),
+            ("2020-13-45 12:00:00", 0),
+            ("12:26:40", 0),
+            (b"2020-09-13 12:26:40", 0),
+            (-5, 0),
+            (1.6e18, 0),
+            (float("inf"), 0),
+            ("1969-12-31 23:59:59", 0),
+        ],
+    )
+    def test_a_time_is_read_in_every_usual_form(
+        self, make_hosts: MakeHosts, written: object, ms: int
+    ) -> None:
+        """As SQLite writes it, ISO, unix; one to come is now, and what is no time is the lowest."""
+        (a,) = make_hosts("a", tables=STAMPED, enrolled=False)
+        insert(a, "d", written)
+        a.clock.ms = START_MS
+        a.enrol()
+        told = changes_in(a.replica.changes_since(Vector())[1])
+        assert {ms_of_hlc(change.stamp.hlc) for change in told} == {ms}
+
+    def test_copies_that_had_drifted_apart_converge_to_the_newer_rows(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Whoever enrols first; a row that only one of them has is kept."""
+        ddl = f"{DEVICES}; ALTER TABLE devices ADD COLUMN updated_at TEXT"
+        tables = {"devices": {"key": ["device_id"], "stamp_from": "updated_at"}}
+        a, b, c = make_hosts("a", "b", "c", ddl=ddl, tables=tables, enrolled=False)
+        rows: dict[Host, list[tuple[object, ...]]] = {
+            a: [("d", "a", "2020-01-01 00:00:00"), ("e", "a", "2021-01-01T00:00:00Z")],
+            b: [("d", "b", "2020-01-01T00:00:00.5"), ("e", "b", "2020-12-31 23:59:59")],
+            c: [("d", "c", None), ("e", "c", "soon"), ("f", "c", "soon")],
+        }
+        for host, copy in rows.items():
+            for row in copy:
+                host.write(
+                    "INSERT INTO devices (device_id, note, updated_at) VALUES (?, ?, ?)", *row
+                )
+            host.enrol()
+        settle(c, b, a)
+        for host in (a, b, c):
+            notes = {device: note for device, (_, note) in host.devices().items()}
+            assert notes == {"d": "b", "e": "a", "f": "c"}
+
+    def test_a_row_of_the_future_gives_way_to_the_next_write(self, make_hosts: MakeHosts) -> None:
+        """It is not held at others either, and does not poison the clock."""
+        a, b = make_hosts("a", "b", tables=STAMPED, enrolled=False)
+        insert(a, "d", "2999-01-01 00:00:00")
+        for host in (a, b):
+            host.enrol()
+        pull(b, a)
+        assert b.held() == 0
+        b.clock.ms = a.clock.ms
+        b.write("UPDATE devices SET note = 'next'")
+        settle(a, b)
+        assert a.devices() == b.devices() == {"d": ("new", "next")}
+
+    def test_a_write_after_enrolling_is_newer_even_if_the_clock_steps_back(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """The host's own stamps never fall behind those it gave to rows that were there."""
+        a, b = make_hosts("a", "b", tables=STAMPED, enrolled=False)
+        insert(a, "d", START_MS)
+        for host in (a, b):
+            host.enrol()
+        pull(b, a)
+        a.clock.ms -= 3_600_000
+        a.write("DELETE FROM devices")
+        settle(a, b)
+        assert a.devices() == b.devices() == {}
+
+    def test_a_newer_row_revives_what_was_deleted_before(self, make_hosts: MakeHosts) -> None:
+        """B's copy was written after A's deletion, and says so."""
+        a, b = make_hosts("a", "b", tables=STAMPED, enrolled=False)
+        for host in (a, b):
+            insert(host, "old", START_MS - 60_000)
+            insert(host, "new", START_MS - 60_000)
+        a.enrol()
+        a.write("DELETE FROM devices")
+        b.clock.ms = a.clock.ms + 60_000
+        b.write("UPDATE devices SET note = ? WHERE device_id = 'new'", b.clock.ms)
+        b.enrol()
+        settle(a, b)
+        assert a.devices().keys() == b.devices().keys() == {"new"}
 
 
 NOTE_EXCLUDED: dict[str, Key] = {
@@ -434,6 +548,10 @@ REFUSED: dict[str, tuple[str, Key]] = {
     "excluded column without default": (
         "CREATE TABLE t (a TEXT PRIMARY KEY, b NOT NULL)",
         {"columns": {"exclude": ["b"]}},
+    ),
+    "stamps from a column that is not there": (
+        "CREATE TABLE t (a TEXT PRIMARY KEY)",
+        {"stamp_from": "updated_at"},
     ),
     "too many columns": (
         f"CREATE TABLE t (a TEXT PRIMARY KEY, {', '.join(f'c{n}' for n in range(61))})",
