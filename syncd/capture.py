@@ -69,6 +69,11 @@ def triggers(table: Table, definition: Definition) -> dict[str, str]:
     }
 
 
+def is_installed(connection: Connection, table: Table, definition: Definition) -> bool:
+    """Say whether a table's triggers are what they should be."""
+    return _present(connection, table) == triggers(table, definition)
+
+
 def install(connection: Connection, table: Table, definition: Definition) -> bool:
     """Bring a table's triggers up to date; say whether anything had to change."""
     wanted = triggers(table, definition)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from syncd import held, numbers
 from syncd.clock import COUNTER_BITS
 from syncd.database import Connection
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, adrift, remembered
 from syncd.vector import Vector
 
 FOLD_ENTRIES = 10_000
@@ -60,8 +60,9 @@ def fold(connection: Connection, entries_max: int = FOLD_ENTRIES) -> int:
     folded = last - remaining
     upto = min(last, folded + entries_max)
     with temporary(connection, "syncd_slice", f"{READINGS} AND j.seq <= {upto}"):
-        for table in load_tables(connection).values():
-            _fold_table(connection, table)
+        unreadable = adrift(connection)
+        for table in remembered(connection).values():
+            _fold_table(connection, table, is_readable=table.name not in unreadable)
         advance_clock(connection, connection.value("SELECT max(hlc) FROM temp.syncd_slice"))
     connection.run(
         "UPDATE syncd_origin SET seq = ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
@@ -76,7 +77,8 @@ def advance_clock(connection: Connection, hlc: int) -> None:
     connection.run("UPDATE syncd_replica SET hlc = ?1 WHERE hlc < ?1", (hlc,))
 
 
-def _fold_table(connection: Connection, table: Table) -> None:
+def _fold_table(connection: Connection, table: Table, *, is_readable: bool) -> None:
+    """Take a table's entries in. What cannot be looked up now is for `syncd init` to find."""
     cells = ", ".join(table.key_cells)
     # Rows with NULL in their key have no identity and stay local.
     filled = " AND ".join(f"{cell} IS NOT NULL" for cell in table.key_cells)
@@ -95,9 +97,11 @@ def _fold_table(connection: Connection, table: Table) -> None:
         if staged:
             if table.is_generated:
                 numbers.take_births(connection, table, entries)
-            elif table.numbered:
+            elif table.numbered and is_readable:
                 numbers.note(connection, table, f"SELECT {cells} FROM temp.syncd_staged")
-            _settle_suspects(connection, table)
+            if is_readable:
+                _settle_suspects(connection, table)
+            connection.run("DELETE FROM temp.syncd_staged WHERE mask = 0")
             _keep_last_writes(connection, table)
             with resolved(connection, table):
                 # Whatever was hidden is older than this host's own birth or death of the row.
@@ -108,12 +112,11 @@ def _fold_table(connection: Connection, table: Table) -> None:
 
 
 def _settle_suspects(connection: Connection, table: Table) -> None:
-    """Turn suspects into deaths where the row is really gone, and forget the others."""
+    """Turn suspects into deaths where the row is really gone."""
     connection.run(
         f"UPDATE temp.syncd_staged AS s SET mask = {DEAD_BIT} WHERE s.mask = 0 AND NOT EXISTS"
         f" (SELECT 1 FROM {table.sql} AS t WHERE {table.on_user('t', 's')})"
     )
-    connection.run("DELETE FROM temp.syncd_staged WHERE mask = 0")
 
 
 def _keep_last_writes(connection: Connection, table: Table) -> None:

@@ -16,7 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from syncd.errors import ConstraintError, DatabaseBusy, DatabaseError, DatabaseMissing
+from syncd.errors import (
+    ConstraintError,
+    DatabaseBusy,
+    DatabaseError,
+    DatabaseMissing,
+    SchemaChanged,
+)
 
 _WRITING = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE)
 
@@ -245,6 +251,8 @@ def _translated(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise DatabaseBusy(f"{path}: {error}") from error
+        if str(error).startswith(("no such table", "no such column")):
+            raise SchemaChanged(f"{path}: {error}") from error
         raise DatabaseError(f"{path}: {error}") from error
     except sqlite3.Error as error:
         raise DatabaseError(f"{path}: {error}") from error

@@ -8,50 +8,49 @@ lowest, so that any real write beats them; so do the values of a column that was
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from syncd import capture, changelog, numbers, times
+from syncd import backfill, capture, disclaim, migration, missed, numbers
 from syncd.config import TableConfig
-from syncd.database import Connection, quoted
+from syncd.database import Connection
+from syncd.disclaim import Renew
 from syncd.errors import SchemaError
 from syncd.introspection import Definition, define
 from syncd.schema import (
-    ALIVE_BIT,
     COLUMNS_MAX,
-    DEAD_BIT,
+    GENERATED,
     Column,
     Table,
+    adrift,
     create_bookkeeping,
-    create_column,
     create_table,
-    drop_column,
     is_enrolled,
     load_tables,
+    remembered,
     require_enrolled,
 )
-
-LOWEST_HLC = 0
 
 
 @dataclass(frozen=True)
 class Enrolled:
     """What enrolling did with one table.
 
-    state: "new", "changed", "unchanged", or "unlisted" for a table that is no longer configured
-    (it stays enrolled). rows: how many rows that were there already got a stamp. added: columns
-    synced from now on; excluded: columns that stay on this host from now on; dropped: columns that
-    are gone.
+    state: "new", "changed", "unchanged", "unlisted" for a table that is no longer configured (it
+    stays enrolled), or "gone" for one that is not there either (it does not). rows: how many rows
+    that were there already got a stamp. deleted: how many that were not there any more were
+    recorded as deleted. added: columns synced from now on; excluded: columns that stay on this host
+    from now on; dropped: columns that are gone. warnings: what the operator should know.
     """
 
     table: str
     state: str
     rows: int = 0
+    deleted: int = 0
     added: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def enrol(
@@ -61,14 +60,22 @@ def enrol(
     origin: bytes,
     node: str,
     now_ms: int,
+    renew: Renew,
 ) -> list[Enrolled]:
     """Enrol tables as they are configured; `origin` is used if the file is new to syncd.
 
-    now_ms: this host's wall clock.
-    Nothing of the journal may be unfolded. Raises `SchemaError` with every problem found.
+    now_ms: this host's wall clock. Nothing of the journal may be unfolded; afterwards there may be
+    writes in it that had been missed. Raises `SchemaError` with every problem found.
     """
-    definitions, problems = _definitions(connection, configs)
-    known = load_tables(connection) if is_enrolled(connection) else {}
+    known = remembered(connection) if is_enrolled(connection) else {}
+    missing = adrift(connection) if known else {}
+    gone = [name for name, columns in missing.items() if not columns and name not in configs]
+    unlisted = {
+        name: _as_known(table, missing.get(name, ()))
+        for name, table in known.items()
+        if name not in configs and name not in gone
+    }
+    definitions, problems = _definitions(connection, {**configs, **unlisted})
     for definition in definitions:
         table = known.get(definition.name)
         if table is not None and table.key != definition.key:
@@ -87,22 +94,27 @@ def enrol(
         )
     else:
         create_bookkeeping(connection, origin, node)
-    by_name = {definition.name: definition for definition in definitions}
-    parents = {name: _parents(definition, by_name) for name, definition in by_name.items()}
-    referred_to = {parent for of_table in parents.values() for parent in of_table.values()}
-    results = [
-        _enrol_one(
-            connection,
-            definition,
-            known.get(definition.name),
-            parents[definition.name],
-            numbered=numbers.is_needed(definition, referred_to),
-            now_ms=now_ms,
-        )
-        for definition in definitions
+    for name in gone:
+        disclaim.all_of(connection, known[name], renew)
+    enrolling = _Enrolling(connection, definitions, now_ms, renew)
+    results = [enrolling.one(one, known.get(one.name)) for one in definitions]
+    # Only now, because backfilling wants a journal in which nothing waits.
+    results = [_with_missed(connection, result, now_ms) for result in results]
+    return [
+        *(dataclasses.replace(r, state="unlisted") if r.table in unlisted else r for r in results),
+        *(Enrolled(name, "gone") for name in gone),
     ]
-    results += [Enrolled(name, "unlisted") for name in known if name not in configs]
-    return results
+
+
+def _with_missed(connection: Connection, result: Enrolled, now_ms: int) -> Enrolled:
+    """Record what was born and died while a table that has changed was not watched."""
+    if result.state != "changed":
+        return result
+    table = load_tables(connection)[result.table]
+    born, died = missed.record(connection, table, now_ms)
+    if table.numbered and not table.is_generated:
+        numbers.note(connection, table, f"SELECT {table.cells('e')} FROM {table.changes} AS e")
+    return dataclasses.replace(result, rows=result.rows + born, deleted=died)
 
 
 def _definitions(
@@ -145,157 +157,82 @@ def _untranslatable(definition: Definition, definitions: Mapping[str, Definition
     return problems
 
 
-def _enrol_one(
-    connection: Connection,
-    definition: Definition,
-    known: Table | None,
-    parents: Mapping[str, str],
-    *,
-    numbered: bool,
-    now_ms: int,
-) -> Enrolled:
-    if known is None:
-        return _enrol_new(connection, definition, parents, numbered=numbered, now_ms=now_ms)
-    table = dataclasses.replace(
-        known,
-        columns=_placed(definition.columns, known.columns, 0, parents),
-        excluded=_placed(definition.excluded, known.excluded, COLUMNS_MAX),
-    )
-    rows = _change_columns(connection, known, table)
-    if numbered and not known.numbered:
-        numbers.start(connection, known)
-    refreshed = capture.install(connection, load_tables(connection)[known.name], definition)
-    added = _without(table.columns, known.columns)
-    excluded = _without(table.excluded, known.excluded)
-    dropped = _without((*known.columns, *known.excluded), (*table.columns, *table.excluded))
-    changed = refreshed or added or excluded or dropped
-    return Enrolled(
-        known.name,
-        "changed" if changed else "unchanged",
-        rows,
-        added=tuple(column.name for column in added),
-        dropped=tuple(column.name for column in dropped),
-        excluded=tuple(column.name for column in excluded),
-    )
+class _Enrolling:
+    """Enrols one table after the other, in one transaction."""
 
+    def __init__(
+        self, connection: Connection, definitions: Sequence[Definition], now_ms: int, renew: Renew
+    ) -> None:
+        self._connection = connection
+        self._now_ms = now_ms
+        self._renew = renew
+        by_name = {definition.name: definition for definition in definitions}
+        self._parents = {name: _parents(one, by_name) for name, one in by_name.items()}
+        self._referred_to = {p for of_table in self._parents.values() for p in of_table.values()}
 
-def _enrol_new(
-    connection: Connection,
-    definition: Definition,
-    parents: Mapping[str, str],
-    *,
-    numbered: bool,
-    now_ms: int,
-) -> Enrolled:
-    table = Table(
-        id=connection.value("SELECT coalesce(max(id), 0) + 1 FROM syncd_table"),
-        name=definition.name,
-        key=definition.key,
-        columns=_placed(definition.columns, (), 0, parents),
-        excluded=_placed(definition.excluded, (), COLUMNS_MAX),
-        rowid=definition.rowid,
-        numbered=numbered,
-    )
-    create_table(connection, table)
-    if numbered:
-        numbers.start(connection, table)
-    mask = ALIVE_BIT | table.columns_mask
-    if definition.stamp_from is None:
-        rows = _stamp(connection, table, mask)
-    else:
-        reading = times.reading(f"u.{quoted(definition.stamp_from)}", now_ms)
-        rows = _stamp(connection, table, mask, reading=reading)
-        newest = connection.value(f"SELECT coalesce(max(hlc), 0) FROM {table.changes}")
-        changelog.advance_clock(connection, newest)
-    capture.install(connection, table, definition)
-    excluded = tuple(column.name for column in table.excluded)
-    return Enrolled(definition.name, "new", rows, excluded=excluded)
-
-
-def _placed(
-    registers: Sequence[tuple[str, str, str]],
-    known: Sequence[Column],
-    first: int,
-    parents: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[Column, ...]:
-    """Return columns, those known as they are, the others under free numbers from `first` on."""
-    kept = {column.name: column for column in known if column.name in {r[0] for r in registers}}
-    taken = {column.number for column in kept.values()}
-    free = (number for number in itertools.count(first) if number not in taken)
-    return tuple(
-        kept.get(name) or Column(next(free), name, affinity, preset, parents.get(name))
-        for name, affinity, preset in registers
-    )
-
-
-def _without(columns: Sequence[Column], others: Sequence[Column]) -> list[Column]:
-    names = {column.name for column in others}
-    return [column for column in columns if column.name not in names]
-
-
-def _change_columns(connection: Connection, known: Table, table: Table) -> int:
-    """Give a table the columns it has now; return how many rows got a stamp for a new one."""
-    for column in _without(known.excluded, table.excluded):
-        drop_column(connection, table, column)
-    gone = {column.name: column for column in _without(known.columns, table.columns)}
-    for column in _without(table.excluded, known.excluded):
-        create_column(connection, table, column)
-        if column.name in gone:
-            value = gone[column.name].local(gone[column.name].cell)
-            connection.run(
-                f"UPDATE {table.shadow} SET {column.cell} = coalesce({value}, {column.cell})"
+    def one(self, definition: Definition, known: Table | None) -> Enrolled:
+        """Enrol a table, for the first time or again."""
+        if known is None:
+            return self._new(definition)
+        gone, present = migration.lost(self._connection, known, definition)
+        if gone * 2 > present:
+            disclaim.all_of(self._connection, known, self._renew)
+            warning = (
+                f"{gone} of its {present} rows went unseen, as if the table had been made anew; it"
+                " was enrolled like a new one, and what peers have of it comes back. To delete rows"
+                " on every host, DELETE them now"
             )
-    _forget(connection, table, sum(column.bit for column in gone.values()))
-    for column in gone.values():
-        drop_column(connection, table, column)
-    rows = 0
-    for column in _without(table.columns, known.columns):
-        create_column(connection, table, column)
-        written = f"{quoted(column.name)} IS NOT ({column.preset})"
-        rows += _stamp(connection, table, column.bit, written)
-    return rows
+            return dataclasses.replace(self._new(definition), warnings=(warning,))
+        return self._again(definition, known)
+
+    def _again(self, definition: Definition, known: Table) -> Enrolled:
+        table, rows, changed = migration.follow(
+            self._connection,
+            known,
+            definition,
+            self._parents[known.name],
+            numbered=numbers.is_needed(definition, self._referred_to),
+            renew=self._renew,
+        )
+        before = _names(known.columns) | _names(known.excluded)
+        return Enrolled(
+            known.name,
+            "changed" if changed else "unchanged",
+            rows,
+            added=_sorted(_names(table.columns) - _names(known.columns)),
+            dropped=_sorted(before - _names(table.columns) - _names(table.excluded)),
+            excluded=_sorted(_names(table.excluded) - _names(known.excluded)),
+        )
+
+    def _new(self, definition: Definition) -> Enrolled:
+        connection = self._connection
+        table = Table(
+            id=connection.value("SELECT coalesce(max(id), 0) + 1 FROM syncd_table"),
+            name=definition.name,
+            key=definition.key,
+            columns=migration.placed(definition.columns, (), 0, self._parents[definition.name]),
+            excluded=migration.placed(definition.excluded, (), COLUMNS_MAX),
+            rowid=definition.rowid,
+            numbered=numbers.is_needed(definition, self._referred_to),
+        )
+        create_table(connection, table)
+        if table.numbered:
+            numbers.start(connection, table)
+        rows = backfill.rows(connection, table, definition.stamp_from, self._now_ms)
+        capture.install(connection, table, definition)
+        return Enrolled(table.name, "new", rows, excluded=_sorted(_names(table.excluded)))
 
 
-def _forget(connection: Connection, table: Table, mask: int) -> None:
-    """Take registers away from all changes."""
-    connection.run(f"UPDATE {table.changes} SET mask = mask & ~{mask} WHERE mask & {mask}")
-    connection.run(f"DELETE FROM {table.changes} WHERE mask = 0")
+def _names(columns: Iterable[Column]) -> set[str]:
+    return {column.name for column in columns}
 
 
-def _stamp(
-    connection: Connection,
-    table: Table,
-    mask: int,
-    condition: str = "true",
-    reading: str = str(LOWEST_HLC),
-) -> int:
-    """Write changes for rows `u` that are already there; return their number.
+def _sorted(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names))
 
-    reading: the SQL of the clock reading that they get.
-    """
-    filled = " AND ".join(f"{value} IS NOT NULL" for value in table.user_key("u"))
-    pairs = zip(table.user_key("u"), table.key_cells, strict=True)
-    key = ", ".join(f"{value} AS {cell}" for value, cell in pairs)
-    base = connection.value("SELECT max(seq) FROM syncd_journal")
-    # A death that the changelog remembers would take a value that is older than itself.
-    hlc = (
-        f"max(t.syncd_hlc, (SELECT coalesce(max(e.hlc) + 1, {LOWEST_HLC}) FROM {table.changes} AS e"
-        f" WHERE {table.on('t', 'e')} AND e.mask & {DEAD_BIT}))"
-    )
-    rows = connection.run(
-        f"INSERT INTO {table.changes}"
-        f" SELECT {table.cells('t')}, r.position + t.syncd_n, r.origin, ? + t.syncd_n,"
-        f" {hlc}, ?"
-        " FROM syncd_replica AS r CROSS JOIN ("
-        f"SELECT row_number() OVER (ORDER BY {', '.join(table.user_key('u'))}) AS syncd_n,"
-        f" {key}, {reading} AS syncd_hlc"
-        f" FROM {table.sql} AS u WHERE {filled} AND ({condition})) AS t",
-        (base, mask),
-    )
-    connection.run("UPDATE syncd_replica SET position = position + ?", (rows,))
-    connection.run("UPDATE syncd_journal SET seq = seq + ? WHERE seq = ?", (rows, base))
-    connection.run(
-        "UPDATE syncd_origin SET seq = seq + ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
-        (rows,),
-    )
-    return rows
+
+def _as_known(table: Table, gone: Sequence[str]) -> TableConfig:
+    """Return the configuration of a table that is enrolled and not configured any more."""
+    key = GENERATED if table.is_generated else [column.name for column in table.key]
+    excluded = sorted(_names(table.excluded) - set(gone))
+    return TableConfig.model_validate({"key": key, "columns": {"exclude": excluded}})

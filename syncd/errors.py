@@ -13,7 +13,8 @@ our own bugs, never for input.
     │   ├── DatabaseBusy       another writer held the lock for too long
     │   ├── ConstraintError    a constraint of a table refused what had to be written
     │   ├── DatabaseMissing    there is no such file
-    │   └── NotEnrolled        `syncd init` has not been run on this file
+    │   ├── NotEnrolled        `syncd init` has not been run on this file
+    │   └── SchemaChanged      an enrolled table was migrated, and `syncd init` not run since
     ├── BundleError            bytes that are not a bundle we can read
     │   ├── BundleTruncated    the bytes end too early
     │   ├── BundleTooLarge     over a bound, before or after decompression
@@ -105,6 +106,13 @@ class NotEnrolled(DatabaseError):
     code = "not_enrolled"
     exit_code = 2
     hint = "Run: syncd init"
+
+
+class SchemaChanged(DatabaseError):
+    """An enrolled table cannot be read as before."""
+
+    code = "schema_changed"
+    hint = "If a migration is under way, finish it; then run: syncd init"
 
 
 class BundleError(SyncError):

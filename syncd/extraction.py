@@ -14,7 +14,7 @@ import msgspec
 from syncd import bundle, changelog, held
 from syncd.bundle import Frame, Section
 from syncd.database import Connection
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables, require_readable
 from syncd.vector import Vector
 
 FRAME_ENTRIES = 10_000
@@ -28,8 +28,10 @@ def frame_after(
 
     The journal must be folded. The frame ends at a whole change and near `FRAME_BYTES_TARGET`, and
     it carries the claim only if it reaches the end of the changelog: a page that ends earlier lacks
-    the successors of changes it leaves out, so nothing may be concluded from it yet.
+    the successors of changes it leaves out, so nothing may be concluded from it yet. Raises
+    `SchemaChanged` while a table cannot be read: its values would be missing behind the claim.
     """
+    require_readable(connection)
     tables = load_tables(connection)
     news = _News(connection, tables, position, since)
     top = connection.value("SELECT position FROM syncd_replica")

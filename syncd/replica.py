@@ -44,11 +44,15 @@ from syncd.vector import ORIGIN_BYTES, Vector
 
 log = logging.getLogger(__name__)
 
+_LOST_VALUES = "values that it had written went with a column or a table"
+
 
 @dataclass(frozen=True)
 class Status:
     """A replica at one moment. tables: rows that show, by table. journal: writes not yet folded.
 
+    adrift: tables that were migrated without `syncd init` since, with the columns that are gone;
+    nothing is sent until it is run, and what comes for them is held.
     clock_ahead_ms: how far this replica's last stamp is ahead of its host's clock. ahead: hosts of
     which changes are held because they come from the future.
     renewed_ms and renewed_why: when and why this file last had to take a new origin.
@@ -57,6 +61,7 @@ class Status:
     node: str
     origin: str
     tables: dict[str, int]
+    adrift: dict[str, tuple[str, ...]]
     journal: int
     clock_ahead_ms: int
     ahead: tuple[Ahead, ...]
@@ -99,7 +104,9 @@ class Replica:
                 origin=self._new_origin(),
                 node=self.config.node,
                 now_ms=self.wall_ms(),
+                renew=lambda: self._identity.renew(connection, _LOST_VALUES, self.wall_ms()),
             )
+            _fold_rest(connection)
             self._release(connection)
             # Rows that were there already may break what their tables demand.
             merge.take_journal(connection)
@@ -361,6 +368,7 @@ class Replica:
                     table.name: connection.value(f"SELECT count(*) FROM {table.sql}")
                     for table in schema.load_tables(connection).values()
                 },
+                adrift=schema.adrift(connection),
                 journal=changelog.unfolded(connection),
                 clock_ahead_ms=max(0, ms_of_hlc(restamp.clock(connection)) - self.wall_ms()),
                 ahead=tuple(held.ahead(connection, self.wall_ms(), self._hlc_max())),

@@ -75,6 +75,7 @@ def status_text(data: dict[str, Any]) -> str:
             f"journal {data['journal']}, held {data['held']}, conflicts {data['conflicts']}",
             _own_clock(data["clock_ahead_ms"]),
             table(tables),
+            *(f"{name}: migrated; run syncd init" for name in data["adrift"]),
             table(ahead),
             table(peers) or "no peers are configured",
         )

@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 
 from syncd.database import Connection, quoted
-from syncd.errors import DatabaseError, NotEnrolled
+from syncd.errors import DatabaseError, NotEnrolled, SchemaChanged
 
 FORMAT = 1
 
@@ -206,6 +206,13 @@ class Table:
         return quoted(numbers_of(self.name))
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of the user's table that syncd reads or writes."""
+        key = () if self.is_generated else tuple(column.name for column in self.key)
+        others = tuple(column.name for column in (*self.columns, *self.excluded))
+        return (*key, *others, *((self.rowid,) if self.rowid is not None else ()))
+
+    @property
     def sql(self) -> str:
         """The user's table, quoted."""
         return quoted(self.name)
@@ -333,6 +340,15 @@ def create_table(connection: Connection, table: Table) -> None:
         create_column(connection, table, column)
 
 
+def drop_table(connection: Connection, table: Table) -> None:
+    """Forget a table, its changelog and its shadow."""
+    connection.run(f"DROP TABLE {table.changes}")
+    connection.run(f"DROP TABLE {table.shadow}")
+    connection.run(f"DROP TABLE IF EXISTS {table.numbers}")
+    connection.run("DELETE FROM syncd_column WHERE table_id = ?", (table.id,))
+    connection.run("DELETE FROM syncd_table WHERE id = ?", (table.id,))
+
+
 def create_numbers(connection: Connection, table: Table) -> None:
     """Make room for knowing which row number of a table stands for which sync key."""
     connection.run(
@@ -369,11 +385,50 @@ def widen(connection: Connection, name: str, keys: int) -> None:
         connection.run(f"ALTER TABLE {name} ADD COLUMN k{i}")
 
 
+def set_rowid(connection: Connection, table: Table) -> None:
+    """Remember which column stands for a table's rowid now."""
+    connection.run("UPDATE syncd_table SET rowid = ? WHERE id = ?", (table.rowid, table.id))
+
+
 def load_tables(connection: Connection) -> dict[str, Table]:
     """Return the enrolled tables by name, in the order they were enrolled.
 
-    One that the user has dropped is not among them: its changes are those of an unknown table.
+    One that is `adrift` is not among them: its changes are those of an unknown table.
     """
+    missing = adrift(connection)
+    return {name: t for name, t in remembered(connection).items() if name not in missing}
+
+
+def adrift(connection: Connection) -> dict[str, tuple[str, ...]]:
+    """Return the enrolled tables whose definition changed so that they cannot be read as before.
+
+    To each belong the columns that are gone; none, if the table itself is.
+    """
+    present: dict[str, set[str]] = {}
+    for name, column in connection.rows(
+        "SELECT t.name, x.name FROM syncd_table AS t, pragma_table_xinfo(t.name) AS x"
+        " WHERE x.hidden = 0"
+    ):
+        present.setdefault(name, set()).add(column)
+    found = {
+        table.name: tuple(name for name in table.names if name not in present.get(table.name, ()))
+        for table in remembered(connection).values()
+    }
+    return {name: gone if name in present else () for name, gone in found.items() if gone}
+
+
+def require_readable(connection: Connection) -> None:
+    """Raise `SchemaChanged` if an enrolled table cannot be read as before."""
+    for name, gone in adrift(connection).items():
+        raise SchemaChanged(
+            f"table {name} has no column {', '.join(gone)} any more"
+            if gone
+            else f"table {name} is gone"
+        )
+
+
+def remembered(connection: Connection) -> dict[str, Table]:
+    """Return all tables that were enrolled, as they were then."""
     columns: dict[int, list[Column]] = {}
     for table_id, *column in connection.rows(
         "SELECT table_id, number, name, affinity, preset, parent FROM syncd_column"
@@ -391,10 +446,9 @@ def load_tables(connection: Connection) -> dict[str, Table]:
             tuple(c for c in columns.get(table_id, ()) if c.number < COLUMNS_MAX),
             tuple(c for c in columns.get(table_id, ()) if c.number >= COLUMNS_MAX),
             rowid,
-            numbers_of(name) in present,
+            rowid is not None and numbers_of(name) in present,
         )
         for table_id, name, key, rowid in connection.rows(
             "SELECT id, name, key, rowid FROM syncd_table ORDER BY id"
         )
-        if name in present
     }

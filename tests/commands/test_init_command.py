@@ -32,9 +32,11 @@ def test_init_enrols_and_counts_the_rows_that_are_there(host: CliHost) -> None:
             "table": "note",
             "state": "new",
             "rows": 2,
+            "deleted": 0,
             "added": [],
             "dropped": [],
             "excluded": [],
+            "warnings": [],
         }
     }
     assert host.json("status")["tables"] == {"note": 2}

@@ -12,7 +12,7 @@ from engine.conftest import MakeHosts
 from engine.hosts import DEVICES, DEVICES_KEY, START_MS, Host, Key, changes_in, pull, settle
 from syncd.clock import ms_of_hlc
 from syncd.enrolment import Enrolled
-from syncd.errors import NotEnrolled, SchemaError
+from syncd.errors import NotEnrolled, SchemaChanged, SchemaError
 from syncd.vector import Vector
 
 
@@ -331,6 +331,23 @@ class TestExcludedColumns:
         assert a.devices() == {"loser": ("wanted", "of a"), "winner": ("other", "of b")}
         assert b.devices() == {"loser": ("wanted", "of a"), "winner": ("other", "newer")}
 
+    def test_a_column_that_is_excluded_no_more_is_a_new_one(self, make_hosts: MakeHosts) -> None:
+        """What was written elsewhere shows; local values give way, and are sent where none is."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d", "of a")
+        insert(a, "e")
+        settle(a, b)
+        a.enrol(NOTE_EXCLUDED)
+        a.write("UPDATE devices SET note = 'local'")
+        b.clock.ms = a.clock.ms
+        b.write("UPDATE devices SET note = 'meanwhile' WHERE device_id = 'd'")
+        settle(a, b)
+        (enrolled,) = a.enrol(DEVICES_KEY)
+        assert (enrolled.state, enrolled.added) == ("changed", ("note",))
+        settle(a, b)
+        assert a.devices()["d"] == b.devices()["d"] == ("new", "meanwhile")
+        assert a.devices() == b.devices()
+
     def test_columns_beyond_sixty_can_be_excluded(self, make_hosts: MakeHosts) -> None:
         """The bound is on what is synced."""
         names = [f"c{n}" for n in range(63)]
@@ -464,6 +481,202 @@ class TestMigrations:
         settle(a, b)
         assert b.devices() == a.devices() == {"d": ("blocked", None), "e": ("new", None)}
 
+    def test_rows_added_while_a_table_was_rebuilt_are_synced(self, make_hosts: MakeHosts) -> None:
+        """A migration and an impatient user insert rows before the triggers are back."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d")
+        settle(a, b)
+        ddl = f"{DEVICES}; INSERT INTO rebuilt (id, device_id) VALUES (77, 'migrated')"
+        rebuild(a, ddl, ["id", "device_id", "status", "note"])
+        insert(a, "impatient")
+        a.enrol()
+        settle(a, b)
+        assert a.devices() == b.devices()
+        assert b.devices().keys() == {"d", "migrated", "impatient"}
+
+    def test_rows_removed_while_a_table_was_rebuilt_are_removed_elsewhere(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """A migration leaves rows behind; they do not live on at other hosts, nor come back."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d")
+        insert(a, "e")
+        settle(a, b)
+        rebuild(a, DEVICES, ["id", "device_id", "status", "note"])
+        a.write("DELETE FROM devices WHERE device_id = 'd'")
+        a.enrol()
+        settle(a, b)
+        assert a.devices() == b.devices() == {"e": ("new", None)}
+
+    def test_a_dropped_column_is_not_lost_to_hosts_behind(self, make_hosts: MakeHosts) -> None:
+        """B drops a column of which it had A's values; C, who hears B first, still gets them."""
+        a, b, c = make_hosts("a", "b", "c")
+        insert(a, "d", "precious")
+        pull(b, a)
+        rebuild(b, DEVICES.replace(",\n        note", ""), ["id", "device_id", "status"])
+        b.enrol()
+        pull(c, b)
+        pull(c, a)
+        assert c.devices() == a.devices() == {"d": ("new", "precious")}
+
+    def test_what_was_missed_is_counted(self, make_hosts: MakeHosts) -> None:
+        """Rows born and rows that died while nobody watched."""
+        (a,) = make_hosts("a")
+        for device in ("d", "e", "f"):
+            insert(a, device)
+        rebuild(a, DEVICES, ["id", "device_id", "status", "note"])
+        a.write("DELETE FROM devices WHERE device_id = 'd'")
+        insert(a, "new")
+        assert a.enrol() == [Enrolled("devices", "changed", rows=1, deleted=1)]
+        assert a.enrol() == [Enrolled("devices", "unchanged")]
+
+    def test_a_host_of_its_own_values_gets_them_back_from_others(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """B drops a column of which only A has B's values; C, behind B, gets them all the same."""
+        a, b, c = make_hosts("a", "b", "c")
+        insert(b, "d", "of b")
+        pull(a, b)
+        origin = b.identity
+        rebuild(b, DEVICES.replace(",\n        note", ""), ["id", "device_id", "status"])
+        b.enrol()
+        assert b.identity != origin
+        pull(c, b)
+        pull(c, a)
+        assert c.devices() == a.devices() == {"d": ("new", "of b")}
+
+    def test_values_of_a_dropped_column_are_held_and_passed_on(self, make_hosts: MakeHosts) -> None:
+        """B has them from A again, C from B alone, and B shows them if the column returns."""
+        a, b, c = make_hosts("a", "b", "c")
+        insert(a, "d", "of a")
+        insert(b, "e", "of b")
+        settle(a, b)
+        rebuild(b, DEVICES.replace(",\n        note", ""), ["id", "device_id", "status"])
+        b.enrol()
+        pull(b, a)
+        assert b.held() == 2
+        assert b.replica.vector().covers(a.replica.vector())
+        pull(c, b)
+        assert c.devices() == a.devices()
+        b.write("ALTER TABLE devices ADD COLUMN note")
+        b.enrol()
+        assert (b.devices(), b.held()) == (a.devices(), 0)
+
+    def test_dropping_a_column_that_nobody_wrote_changes_no_identity(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """There is nothing to disclaim."""
+        (a,) = make_hosts("a")
+        a.write("ALTER TABLE devices ADD COLUMN extra")
+        a.enrol()
+        insert(a, "d")
+        origin, vector = a.identity, a.replica.vector()
+        a.write("DELETE FROM devices")
+        rebuild(a, DEVICES, ["id", "device_id", "status", "note"])
+        assert a.enrol()[0].dropped == ("extra",)
+        assert a.identity == origin
+        assert a.replica.vector().covers(vector)
+
+    @pytest.mark.parametrize("seeded", [False, True])
+    def test_a_table_made_anew_deletes_nothing_and_fills_again(
+        self, make_hosts: MakeHosts, *, seeded: bool
+    ) -> None:
+        """Somebody dropped it and the app made it again, perhaps with a row it always makes."""
+        a, b = make_hosts("a", "b")
+        insert(a, "seed", "changed since")
+        for device in ("d", "e"):
+            insert(a, device, "of a")
+            insert(b, f"{device} of b", "of b")
+        settle(a, b)
+        before = b.devices()
+        a.write("DROP TABLE devices")
+        a.write(DEVICES)
+        if seeded:
+            insert(a, "seed", "default")
+        (enrolled,) = a.enrol()
+        assert (enrolled.state, enrolled.rows, enrolled.deleted) == ("new", int(seeded), 0)
+        (warning,) = enrolled.warnings
+        assert f"{5 - seeded} of its 5 rows" in warning
+        settle(a, b)
+        assert a.devices() == b.devices() == before
+        a.write("DELETE FROM devices")
+        settle(a, b)
+        assert b.devices() == {}
+
+    def test_rows_that_wait_do_not_count_as_gone(self, make_hosts: MakeHosts) -> None:
+        """Most rows of A are displaced when its table is rebuilt."""
+        ddl = "CREATE TABLE devices (device_id TEXT PRIMARY KEY, note UNIQUE)"
+        a, b = make_hosts("a", "b", ddl=ddl, tables={"devices": None})
+        for device in ("d", "e", "f"):
+            insert(a, device, f"wanted {device}")
+        b.clock.ms = a.clock.ms + 1_000
+        for device in ("d", "e"):
+            insert(b, f"winner {device}", f"wanted {device}")
+        settle(a, b)
+        assert a.held() == 2
+        for device in ("d", "e"):
+            a.write("UPDATE devices SET note = NULL WHERE device_id = ?", f"winner {device}")
+            insert(a, f"new {device}", f"wanted {device}")
+        settle(a, b)
+        rebuild(a, ddl, ["device_id", "note"])
+        assert a.enrol() == [Enrolled("devices", "changed")]
+
+    def test_a_dropped_table_is_not_lost_to_hosts_behind(self, make_hosts: MakeHosts) -> None:
+        """B has no use for a table any more; what comes for it is held there, and passed on."""
+        ddl = f"{DEVICES}; CREATE TABLE logs (line TEXT PRIMARY KEY)"
+        both: dict[str, Key] = {**DEVICES_KEY, "logs": None}
+        a, b, c = make_hosts("a", "b", "c", ddl=ddl, tables=both)
+        a.write("INSERT INTO logs VALUES ('of a')")
+        b.write("INSERT INTO logs VALUES ('of b')")
+        settle(a, b)
+        b.write("DROP TABLE logs")
+        assert {e.table: e.state for e in b.enrol(DEVICES_KEY)} == {
+            "devices": "unchanged",
+            "logs": "gone",
+        }
+        insert(b, "d")
+        pull(b, a)
+        pull(c, b)
+        assert c.rows("SELECT line FROM logs ORDER BY 1") == [("of a",), ("of b",)]
+        assert c.devices() == {"d": ("new", None)}
+        assert b.held() == 2
+
+    def test_an_unlisted_table_is_kept_up_to_date(self, make_hosts: MakeHosts) -> None:
+        """It is still enrolled, so its migrations are followed as well."""
+        ddl = f"{DEVICES}; CREATE TABLE logs (line TEXT PRIMARY KEY)"
+        both: dict[str, Key] = {**DEVICES_KEY, "logs": None}
+        a, b = make_hosts("a", "b", ddl=ddl, tables=both)
+        for host in (a, b):
+            host.write("ALTER TABLE logs ADD COLUMN extra")
+            enrolled = {one.table: one for one in host.enrol(DEVICES_KEY)}
+            assert enrolled["logs"] == Enrolled("logs", "unlisted", added=("extra",))
+        a.write("INSERT INTO logs VALUES ('one', 1)")
+        pull(b, a)
+        assert b.rows("SELECT * FROM logs") == [("one", 1)]
+
+    def test_rows_that_got_other_numbers_are_still_referred_to(self, make_hosts: MakeHosts) -> None:
+        """A rebuild numbers the parents anew, and their children with them."""
+        ddl = (
+            f"{DEVICES}; CREATE TABLE logs (line TEXT PRIMARY KEY, device REFERENCES devices (id))"
+        )
+        both: dict[str, Key] = {**DEVICES_KEY, "logs": None}
+        a, b = make_hosts("a", "b", ddl=ddl, tables=both)
+        insert(a, "d")
+        insert(a, "e")
+        a.write("INSERT INTO logs VALUES ('of e', 2)")
+        settle(a, b)
+        renumbered = DEVICES.replace("AUTOINCREMENT", "AUTOINCREMENT CHECK (id > 10)")
+        a.writer.executescript(
+            f"{renumbered.replace('TABLE devices', 'TABLE rebuilt')};"
+            "INSERT INTO rebuilt SELECT id + 10, device_id, status, note FROM devices;"
+            "DROP TABLE devices; ALTER TABLE rebuilt RENAME TO devices"
+        )
+        a.enrol()
+        a.write("UPDATE logs SET device = 11")
+        settle(a, b)
+        found = "SELECT line, device_id FROM logs JOIN devices ON id = device"
+        assert a.rows(found) == b.rows(found) == [("of e", "d")]
+
     def test_a_new_unique_index_is_watched_after_enrolling(self, make_hosts: MakeHosts) -> None:
         """A REPLACE through it displaces rows; their deaths must be captured."""
         a, b = make_hosts("a", "b")
@@ -484,6 +697,97 @@ class TestMigrations:
         a.write(f"DROP TRIGGER {name}")
         assert a.enrol()[0].state == "changed"
         assert {row[1] for row in schema_of(a)} == {row[1] for row in before}
+
+
+TWO_TABLES = f"{DEVICES}; CREATE TABLE logs (line TEXT PRIMARY KEY, kind)"
+BOTH: dict[str, Key] = {**DEVICES_KEY, "logs": None}
+DRIFTS = {
+    "column renamed": "ALTER TABLE devices RENAME COLUMN note TO remark",
+    "column generated": """
+        CREATE TABLE rebuilt (
+            id INTEGER PRIMARY KEY, device_id TEXT NOT NULL UNIQUE, status TEXT, note AS (status)
+        );
+        INSERT INTO rebuilt (id, device_id, status) SELECT id, device_id, status FROM devices;
+        DROP TABLE devices; ALTER TABLE rebuilt RENAME TO devices
+    """,
+    "number gone": """
+        CREATE TABLE rebuilt (device_id TEXT PRIMARY KEY, status TEXT DEFAULT 'new', note);
+        INSERT INTO rebuilt SELECT device_id, status, note FROM devices;
+        DROP TABLE devices; ALTER TABLE rebuilt RENAME TO devices
+    """,
+    "table gone": "ALTER TABLE devices RENAME TO away",
+}
+
+
+class TestBetweenMigrationAndInit:
+    """The daemon runs on while an app migrates; `syncd init` comes later."""
+
+    @pytest.mark.parametrize("drift", DRIFTS.values(), ids=DRIFTS.keys())
+    def test_receiving_goes_on_and_sending_says_what_to_do(
+        self, make_hosts: MakeHosts, drift: str
+    ) -> None:
+        """What comes for the table is held; what cannot be read is not vouched for."""
+        a, b = make_hosts("a", "b", ddl=TWO_TABLES, tables=BOTH)
+        insert(a, "d", "before")
+        settle(a, b)
+        a.writer.executescript(drift)
+        b.write("INSERT INTO logs VALUES ('of b', 1)")
+        b.write("UPDATE devices SET status = 'blocked'")
+        a.write("INSERT INTO logs VALUES ('of a', 1)")
+        pull(a, b)
+        assert a.rows("SELECT line FROM logs ORDER BY 1") == [("of a",), ("of b",)]
+        assert a.held() == 1
+        assert a.replica.status().adrift.keys() == {"devices"}
+        with pytest.raises(SchemaChanged, match="devices") as refusal:
+            pull(b, a)
+        assert "syncd init" in str(refusal.value.hint)
+        with pytest.raises(SchemaChanged):
+            a.replica.frames_since(Vector())
+
+    @pytest.mark.parametrize("drift", [DRIFTS["column renamed"], DRIFTS["number gone"]])
+    def test_init_makes_up_for_it(self, make_hosts: MakeHosts, drift: str) -> None:
+        """What was held shows, and what was written meanwhile is sent."""
+        a, b = make_hosts("a", "b", ddl=TWO_TABLES, tables=BOTH)
+        insert(a, "d", "before")
+        insert(a, "e")
+        settle(a, b)
+        a.writer.executescript(drift)
+        a.write("DELETE FROM devices WHERE device_id = 'e'")
+        a.write("INSERT INTO devices (device_id) VALUES ('f')")
+        b.write("UPDATE devices SET status = 'blocked'")
+        pull(a, b)
+        a.enrol()
+        assert a.replica.status().adrift == {}
+        settle(a, b)
+        states = "SELECT device_id, status FROM devices ORDER BY 1"
+        assert a.rows(states) == b.rows(states) == [("d", "blocked"), ("f", "new")]
+
+    def test_a_child_of_a_table_that_is_gone_says_what_to_do(self, make_hosts: MakeHosts) -> None:
+        """Whether it may show cannot be said, so its changes stay with the peer."""
+        child = "CREATE TABLE logs (line TEXT PRIMARY KEY, d REFERENCES devices (device_id))"
+        ddl = f"{DEVICES}; {child}"
+        a, b = make_hosts("a", "b", ddl=ddl, tables=BOTH)
+        insert(b, "d")
+        a.write("DROP TABLE devices")
+        b.write("INSERT INTO logs VALUES ('of b', 'd')")
+        with pytest.raises(SchemaChanged) as refusal:
+            pull(a, b)
+        assert "syncd init" in str(refusal.value.hint)
+        a.write(DEVICES)
+        a.enrol()
+        settle(a, b)
+        assert a.rows("SELECT * FROM logs") == [("of b", "d")]
+
+    def test_writes_captured_before_a_table_went_are_kept(self, make_hosts: MakeHosts) -> None:
+        """They wait in the journal of a table that is renamed away and comes back."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d", "before")
+        a.write("ALTER TABLE devices RENAME TO away")
+        a.replica.fold()
+        a.write("INSERT INTO away (device_id) VALUES ('e')")
+        a.write("ALTER TABLE away RENAME TO devices")
+        settle(a, b)
+        assert b.devices() == {"d": ("new", "before"), "e": ("new", None)}
 
 
 REFUSED: dict[str, tuple[str, Key]] = {
