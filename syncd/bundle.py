@@ -263,6 +263,24 @@ def select(section: Section, wanted: Sequence[bool]) -> Section:
     )
 
 
+def are_keys(names: Sequence[str], columns: Sequence[Column], rows: int) -> bool:
+    """Say whether columns can be the sync keys of so many rows."""
+    try:
+        for column in columns:
+            _check_values(column, "keys")
+    except BundleError:
+        return False
+    return (
+        len(columns) == len(names) > 0
+        and all(len(column.values) == rows and None not in column.values for column in columns)
+        and all(
+            0 <= row < rows and isinstance(c.values[row], bytes)
+            for c in columns
+            for row in c.raw_text
+        )
+    )
+
+
 def _write_record(stream: BinaryIO, kind: bytes, payload: bytes) -> int:
     return stream.write(_RECORD.pack(kind, len(payload))) + stream.write(payload)
 

@@ -69,9 +69,10 @@ def triggers(table: Table, definition: Definition) -> dict[str, str]:
     }
 
 
-def is_installed(connection: Connection, table: Table, definition: Definition) -> bool:
-    """Say whether a table's triggers are what they should be."""
-    return _present(connection, table) == triggers(table, definition)
+def faulty(connection: Connection, table: Table, definition: Definition) -> list[str]:
+    """Return the names of triggers that are missing, differ, or should not be there any more."""
+    wanted, present = triggers(table, definition), _present(connection, table)
+    return sorted(name for name in {**wanted, **present} if wanted.get(name) != present.get(name))
 
 
 def install(connection: Connection, table: Table, definition: Definition) -> bool:

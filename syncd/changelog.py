@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from syncd import held, numbers
+from syncd import bundle, held, numbers
 from syncd.clock import COUNTER_BITS
 from syncd.database import Connection
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, adrift, remembered
@@ -171,6 +171,24 @@ def staging(connection: Connection, table: Table, columns: Sequence[Column]) -> 
     )
     yield
     connection.run("DROP TABLE temp.syncd_staged")
+
+
+@contextlib.contextmanager
+def named(connection: Connection, table: Table, keys: Sequence[bundle.Column]) -> Iterator[None]:
+    """Hold sync keys, packed as in a bundle, in the temporary table `syncd_named`."""
+    connection.run(f"CREATE TEMP TABLE syncd_named (id INTEGER PRIMARY KEY, {table.key_ddl()})")
+    connection.many(
+        f"INSERT INTO temp.syncd_named ({', '.join(table.key_cells)})"
+        f" VALUES ({', '.join('?' * len(keys))})",
+        zip(*(column.values for column in keys), strict=True),
+    )
+    for cell, column in zip(table.key_cells, keys, strict=True):
+        connection.many(
+            f"UPDATE temp.syncd_named SET {cell} = CAST({cell} AS TEXT) WHERE id = ?",
+            [(row + 1,) for row in column.raw_text],
+        )
+    yield
+    connection.run("DROP TABLE temp.syncd_named")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,18 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from syncd import bundle, bundlefile, daemon, exchange, inspection, report, signing, supervisor
+from syncd import (
+    bundle,
+    bundlefile,
+    comparison,
+    daemon,
+    exchange,
+    inspection,
+    report,
+    signing,
+    supervisor,
+)
+from syncd import verify as verification
 from syncd.config import Config, duration_ms, load_config
 from syncd.errors import ConfigError, SchemaError, SyncError
 from syncd.merge import Counts
@@ -344,6 +355,32 @@ def repair(this: _Session, as_json: bool) -> None:
         else "no stamp of this host is ahead of its clock; if the clock is, set it first"
     )
     _print({"restamped": count}, text, as_json)
+
+
+@cli.command()
+@click.option("--peer", metavar="NAME", help="Only with this peer.")
+@click.option("--repair", is_flag=True, help="Mend what is found; this host is right.")
+@as_json
+@session
+def verify(this: _Session, peer: str | None, repair: bool, as_json: bool) -> None:
+    """Check this host's tables, and compare them with those of every peer.
+
+    Names the rows of which a write was missed, because someone wrote past the triggers, and those
+    that a peer shows otherwise although both have merged the same. Exit code 1 if there are any.
+
+    With --repair the rows that stand here are taken for right: what was missed becomes a write of
+    now, and where a peer differs the newer write wins, or else what stands here.
+    """
+    peers = exchange.configured(this.config, peer)
+    found = comparison.findings(this.replica)
+    if repair and found:
+        comparison.mend(this.replica)
+    left = comparison.findings(this.replica) if repair and found else found
+    verdicts = [verification.verify(this.replica, one, repair=repair) for one in peers]
+    data = report.verify_data(found, left, verdicts)
+    _print(data, report.verify_text(data), as_json)
+    if not data["ok"]:
+        sys.exit(1)
 
 
 @cli.command()

@@ -9,6 +9,8 @@ are never carried across a fork. sqlite3's exceptions leave this module as ours.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import sqlite3
 import threading
@@ -63,6 +65,26 @@ class Connection:
         self.raw.text_factory = _text_or_raw
         try:
             return self.rows(sql, values)
+        finally:
+            self.raw.text_factory = str
+
+    def user_stream(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query over users' values, TEXT that is not UTF-8 as `RawText`.
+
+        The query's order must not change within a transaction.
+        """
+        count = 0
+        try:
+            for row in self.raw.execute(sql):
+                yield row
+                count += 1
+            return
+        except sqlite3.OperationalError as error:
+            if "decode to UTF-8" not in str(error):
+                raise
+        self.raw.text_factory = _text_or_raw
+        try:
+            yield from itertools.islice(self.raw.execute(sql), count, None)
         finally:
             self.raw.text_factory = str
 
@@ -239,6 +261,21 @@ def quoted(name: str) -> str:
 def literal(text: str) -> str:
     """Quote a string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def literal_of(value: object) -> str:
+    """Write a value as SQL does."""
+    match value:
+        case RawText():
+            return f"CAST(X'{value.hex().upper()}' AS TEXT)"
+        case bytes():
+            return f"X'{value.hex().upper()}'"
+        case str():
+            return literal(value)
+        case float() if math.isinf(value):
+            return "9e999" if value > 0 else "-9e999"
+        case _:
+            return "NULL" if value is None else repr(value)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from urllib.parse import quote
 import flask
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from syncd import bundle, signing, wire
+from syncd import bundle, comparison, signing, wire
+from syncd.bundle import Frame, Header
 from syncd.errors import (
     BundleError,
     BundleGap,
@@ -56,6 +57,8 @@ def blueprint(replica: Replica) -> flask.Blueprint:
         (wire.PUSH, server.push),
         (wire.STATUS, server.status),
         (wire.NUDGE, server.nudge),
+        (wire.COMPARE, server.compare),
+        (wire.ROWS, server.rows),
     ):
         view = functools.partial(server.answer, answer)
         routes.add_url_rule(path, path.rpartition("/")[2], view, methods=["POST"])
@@ -105,9 +108,7 @@ class _Server:
         header, frame = self._replica.changes_since(Vector(asked.vector), after)
         if frame.claim is not None and not frame.sections and self._wait(asked, news):
             header, frame = self._replica.changes_since(Vector(asked.vector), after)
-        stream = io.BytesIO()
-        bundle.write(stream, header, [frame])
-        return stream.getvalue()
+        return _bundled(header, frame)
 
     def push(self, body: bytes) -> bytes:
         """Merge a bundle; the answer says that it is durable."""
@@ -153,6 +154,15 @@ class _Server:
             )
         )
 
+    def compare(self, body: bytes) -> bytes:
+        """Answer what tables show."""
+        asked = bundle.decode(body, wire.CompareRequest)
+        return bundle.encode(comparison.answer(self._replica, asked.questions))
+
+    def rows(self, body: bytes) -> bytes:
+        """Answer with a bundle of all changes of some rows."""
+        return _bundled(*comparison.rows(self._replica, bundle.decode(body, wire.RowsRequest)))
+
     def _body(self) -> bytes:
         request = flask.request
         request.max_content_length = wire.BODY_BYTES_MAX
@@ -183,3 +193,9 @@ class _Server:
             status = next((s for kind, s in _STATUS_OF if isinstance(error, kind)), 500)
             log.warning("answered %s with %d: %s", flask.request.path, status, error)
             return status, bundle.encode(wire.ErrorAnswer(error.code, str(error)))
+
+
+def _bundled(header: Header, frame: Frame) -> bytes:
+    stream = io.BytesIO()
+    bundle.write(stream, header, [frame])
+    return stream.getvalue()

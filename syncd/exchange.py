@@ -16,7 +16,7 @@ import msgspec
 
 from syncd import signing, wire
 from syncd.bundle import Header
-from syncd.config import Peer
+from syncd.config import Config, Peer
 from syncd.errors import ConfigError, PeerMisbehaved, SyncError
 from syncd.merge import Counts
 from syncd.peer import PeerClient
@@ -64,6 +64,15 @@ def client_of(
     )
 
 
+def configured(config: Config, peer: str | None = None) -> list[Peer]:
+    """Return the configured peers, or the one named; raise `ConfigError` for another name."""
+    peers = [one for one in config.peers if peer in (None, one.name)]
+    if peer is not None and not peers:
+        names = ", ".join(one.name for one in config.peers) or "none"
+        raise ConfigError([f"there is no peer {peer!r}; configured: {names}"])
+    return peers
+
+
 def sync_now(replica: Replica, peer: str | None = None, *, dry: bool = False) -> list[Outcome]:
     """Run a round with every configured peer, or with the one named, and return the outcomes.
 
@@ -71,13 +80,9 @@ def sync_now(replica: Replica, peer: str | None = None, *, dry: bool = False) ->
     Raises `ConfigError` for a name that is not configured; a round's own failure is an outcome.
     """
     replica.origin()  # raises if there is nothing to sync yet
-    peers = [p for p in replica.config.peers if peer in (None, p.name)]
-    if peer is not None and not peers:
-        names = ", ".join(p.name for p in replica.config.peers) or "none"
-        raise ConfigError([f"there is no peer {peer!r}; configured: {names}"])
     outcomes = []
-    for configured in peers:
-        client = client_of(replica, configured)
+    for one in configured(replica.config, peer):
+        client = client_of(replica, one)
         with contextlib.closing(client):
             if dry:
                 with replica.rehearsal() as copy:

@@ -38,6 +38,32 @@ def frame_after(
     cut = news.cut(entries_max, top)
     sections = [s for table in tables.values() for s in news.sections(table, cut, top)]
     sections += held.sections(connection, news.where(cut))
+    return _frame(
+        connection,
+        sections,
+        after=position,
+        position=cut,
+        claim=dict(changelog.vector(connection)) if cut == top else None,
+    )
+
+
+def frame_of_rows(connection: Connection, table: Table, keys: Sequence[bundle.Column]) -> Frame:
+    """Return all changes of some rows, in a frame that leads nowhere. The journal must be folded.
+
+    keys: one column for each of the sync key's.
+    """
+    news = _News(connection, {table.name: table}, 0, Vector())
+    with changelog.named(connection, table, keys):
+        entries = (
+            f"SELECT e.* FROM temp.syncd_named AS n CROSS JOIN {table.changes} AS e"
+            f" ON {table.on('e', 'n')}"
+        )
+        sections = list(news.chosen(table, entries))
+    return _frame(connection, sections, after=0, position=0, claim=None)
+
+
+def _frame(connection: Connection, sections: list[Section], **place: Any) -> Frame:
+    """Put sections, their origins being ordinals, into a frame."""
     ordinals = sorted({origin for section in sections for origin in section.origins})
     names = dict(_origin_names(connection))
     numbers = {ordinal: number for number, ordinal in enumerate(ordinals)}
@@ -45,9 +71,7 @@ def frame_after(
         origins=[names[ordinal][0] for ordinal in ordinals],
         nodes=[names[ordinal][1] for ordinal in ordinals],
         sections=[_renumbered(section, numbers) for section in sections],
-        after=position,
-        position=cut,
-        claim=dict(changelog.vector(connection)) if cut == top else None,
+        **place,
     )
 
 
@@ -101,6 +125,10 @@ class _News:
                 f" WHERE {self.where(cut, 'b')} AND b.mask & {ALIVE_BIT}"
                 f" AND {self.where(top)} AND e.position > {cut}"
             )
+        yield from self.chosen(table, entries)
+
+    def chosen(self, table: Table, entries: str) -> Iterator[Section]:
+        """Yield a table's changes among the entries of a query."""
         with changelog.temporary(self._connection, "syncd_frame", entries):
             masks = self._connection.rows("SELECT DISTINCT mask FROM temp.syncd_frame ORDER BY 1")
             for (mask,) in masks:

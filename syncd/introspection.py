@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from syncd.config import TableConfig
 from syncd.database import Connection, quoted
-from syncd.schema import COLUMNS_MAX, GENERATED, GENERATED_KEY, KeyColumn
+from syncd.schema import COLUMNS_MAX, GENERATED, GENERATED_KEY, KeyColumn, Table
 
 _NO_NUMBER = (
     ".key: generated: syncd keeps track of such rows by their number, so the table needs an INTEGER"
@@ -134,15 +134,47 @@ def define(connection: Connection, name: str, config: TableConfig) -> Definition
         problems.append(f".stamp_from: there is no column {config.stamp_from!r}")
     if problems:
         return [f"{where}{problem}" for problem in problems]
-    others = [i for i in infos if i.name not in chosen and not i.generated and i.name != rowid]
-    synced = [info for info in others if info.name not in config.columns.exclude]
-    if len(synced) > COLUMNS_MAX:
+    definition = _definition(
+        connection,
+        name,
+        infos,
+        chosen,
+        excluded=config.columns.exclude,
+        stamp_from=config.stamp_from,
+    )
+    if len(definition.columns) > COLUMNS_MAX:
         return [
-            f"{where}: {len(synced)} columns; at most {COLUMNS_MAX} can be synced; keep others on"
-            " this host with columns: {exclude: [...]}"
+            f"{where}: {len(definition.columns)} columns; at most {COLUMNS_MAX} can be synced; keep"
+            " others on this host with columns: {exclude: [...]}"
         ]
+    return definition
+
+
+def redefine(connection: Connection, table: Table) -> Definition | None:
+    """Return the definition of an enrolled table as it stands, or None if its key is gone."""
+    infos = _infos(connection, table.name)
+    if not set(table.identity) <= {quoted(info.name) for info in infos}:
+        return None
+    chosen = () if table.is_generated else tuple(column.name for column in table.key)
+    excluded = [column.name for column in table.excluded]
+    return _definition(connection, table.name, infos, chosen, excluded=excluded, stamp_from=None)
+
+
+def _definition(
+    connection: Connection,
+    name: str,
+    infos: list[_Info],
+    chosen: tuple[str, ...],
+    *,
+    excluded: Sequence[str],
+    stamp_from: str | None,
+) -> Definition:
+    """Define a table by its key's columns; there are none where identities are generated."""
+    rowid = _rowid_alias(infos)
+    others = [i for i in infos if i.name not in chosen and not i.generated and i.name != rowid]
+    synced = [info for info in others if info.name not in excluded]
     by_name = {info.name: info for info in infos}
-    identity = [rowid] if key == GENERATED and rowid is not None else chosen
+    identity = [rowid] if not chosen and rowid is not None else chosen
     return Definition(
         name=name,
         key=tuple(KeyColumn(column, by_name[column].affinity) for column in chosen)
@@ -152,7 +184,7 @@ def define(connection: Connection, name: str, config: TableConfig) -> Definition
         rowid=None if rowid in chosen else rowid,
         uniques=tuple(u for u in _uniques(connection, name, infos) if not u.identifies(identity)),
         foreign_keys=_foreign_keys(connection, name),
-        stamp_from=config.stamp_from,
+        stamp_from=stamp_from,
     )
 
 

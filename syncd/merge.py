@@ -74,14 +74,7 @@ def merge_frame(
     now_ms: this host's wall clock. drift_ms: how far ahead of it a stamp may be.
     """
     sender = _ordinal(connection, header.origin, header.node)
-    ordinals = [
-        _ordinal(connection, origin, node)
-        for origin, node in zip(frame.origins, frame.nodes, strict=True)
-    ]
-    sections = [
-        msgspec.structs.replace(section, origins=[ordinals[number] for number in section.origins])
-        for section in frame.sections
-    ]
+    sections = _by_ordinals(connection, frame)
     if withdrawal.learn(connection, header.withdrawn, now_ms=now_ms):
         settle_now(connection)
     kept = withdrawal.without(connection, sections)
@@ -106,6 +99,15 @@ def merge_frame(
     return counts + release(connection, now_ms=now_ms, drift_ms=drift_ms)
 
 
+def merge_rows(connection: Connection, frame: Frame, *, now_ms: int, drift_ms: int) -> Counts:
+    """Merge all changes of some rows, whether or not the vector covers them already.
+
+    The journal must be folded.
+    """
+    sections = withdrawal.without(connection, _by_ordinals(connection, frame))
+    return merge_sections(connection, sections, None, now_ms=now_ms, drift_ms=drift_ms)
+
+
 def merge_sections(
     connection: Connection,
     sections: Sequence[Section],
@@ -116,8 +118,9 @@ def merge_sections(
 ) -> Counts:
     """Merge sections whose origins are ordinals.
 
-    known_to_sender: None for changes that were held. The vector covers them already, and nothing
-    says any more what their writers knew; so all that they displace counts as unknown to them.
+    known_to_sender: None for changes that were held, or are sent again. The vector covers them
+    already, and nothing says any more what their writers knew; so all that they displace counts as
+    unknown to them.
     """
     if not sections:
         return Counts()
@@ -162,6 +165,18 @@ def settle_now(connection: Connection) -> None:
     tables = load_tables(connection)
     with capture.suspended(connection, settle.affected(connection, tables)):
         settle.settle(connection, tables)
+
+
+def _by_ordinals(connection: Connection, frame: Frame) -> list[Section]:
+    """Return a frame's sections with this replica's ordinals for their origins."""
+    ordinals = [
+        _ordinal(connection, origin, node)
+        for origin, node in zip(frame.origins, frame.nodes, strict=True)
+    ]
+    return [
+        msgspec.structs.replace(section, origins=[ordinals[number] for number in section.origins])
+        for section in frame.sections
+    ]
 
 
 def _by_table(sections: Sequence[Section]) -> dict[str, list[Section]]:

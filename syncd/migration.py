@@ -34,7 +34,7 @@ def lost(connection: Connection, known: Table, definition: Definition) -> tuple[
 
     Nothing goes unseen while a table has its triggers, so then it is not counted.
     """
-    if capture.is_installed(connection, known, definition):
+    if not capture.faulty(connection, known, definition):
         return 0, 0
     return connection.row(
         f"SELECT (SELECT count(*) FROM ({missed.deaths(known, '1')})), count(*)"

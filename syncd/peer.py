@@ -70,15 +70,15 @@ class PeerClient:
 
     def pull(self, request: wire.PullRequest) -> tuple[Header, Frame]:
         """Ask for the next frame of what this host lacks."""
-        body = self._call(wire.PULL, bundle.encode(request))
-        try:
-            reader = bundle.Reader(io.BytesIO(body))
-            frames = list(reader)
-        except BundleError as error:
-            raise PeerMisbehaved(f"{self.peer.name} sent no bundle: {error}") from error
-        if len(frames) != 1:
-            raise PeerMisbehaved(f"{self.peer.name} sent {len(frames)} frames instead of one")
-        return reader.header, frames[0]
+        return self._frame(wire.PULL, bundle.encode(request))
+
+    def rows(self, request: wire.RowsRequest) -> tuple[Header, Frame]:
+        """Ask for all changes of some rows."""
+        return self._frame(wire.ROWS, bundle.encode(request))
+
+    def compare(self, request: wire.CompareRequest) -> wire.CompareAnswer:
+        """Ask what tables show."""
+        return self._decoded(wire.COMPARE, bundle.encode(request), wire.CompareAnswer)
 
     def push(self, header: Header, frame: Frame) -> wire.PushAnswer:
         """Give the peer a frame; when this returns it is durable there."""
@@ -97,6 +97,17 @@ class PeerClient:
     def close(self) -> None:
         """Close kept connections."""
         self._session.close()
+
+    def _frame(self, path: str, request: bytes) -> tuple[Header, Frame]:
+        body = self._call(path, request)
+        try:
+            reader = bundle.Reader(io.BytesIO(body))
+            frames = list(reader)
+        except BundleError as error:
+            raise PeerMisbehaved(f"{self.peer.name} sent no bundle: {error}") from error
+        if len(frames) != 1:
+            raise PeerMisbehaved(f"{self.peer.name} sent {len(frames)} frames instead of one")
+        return reader.header, frames[0]
 
     def _decoded(self, path: str, body: bytes, kind: type[T]) -> T:
         answer = self._call(path, body)

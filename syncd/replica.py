@@ -132,7 +132,7 @@ class Replica:
             schema.require_enrolled(connection)
             if not held.is_future_due(connection, self._hlc_max()):
                 return
-        with self._writing() as connection:
+        with self.writing() as connection:
             self._release(connection)
 
     def release_held(self, ids: Sequence[int]) -> int:
@@ -140,7 +140,7 @@ class Replica:
 
         ids: those of `held`; `NotReleasable` if one has none, or waits for something else.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             chosen = future.of_ids(connection, ids, self._hlc_max())
             return future.release(connection, chosen, now_ms=self.wall_ms())
 
@@ -149,7 +149,7 @@ class Replica:
 
         host: its node's name, or the name it has as a peer.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             chosen = future.of_host(connection, host, self._hlc_max())
             return future.release(connection, chosen, now_ms=self.wall_ms())
 
@@ -158,14 +158,14 @@ class Replica:
 
         Returns how many changes were written anew; none if the clock was right, or still is not.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             return future.repair(
                 connection, now_ms=self.wall_ms(), drift_ms=self.config.sync.max_clock_drift
             )
 
     def vector(self) -> Vector:
         """Return what this replica has merged, its own writes included."""
-        with self._folded() as connection:
+        with self.snapshot() as connection:
             return changelog.vector(connection)
 
     def origin(self) -> bytes:
@@ -243,19 +243,23 @@ class Replica:
         """
         if self._guard(since):
             after = 0  # it counted in the changelog of the origin that is no more
-        with self._folded() as connection:
+        with self.snapshot() as connection:
             mine = changelog.vector(connection)
-            header = Header(
-                origin=_origin(connection),
-                node=self.config.node,
-                created_ms=self.wall_ms(),
-                vector=dict(mine),
-                since=dict(since),
-                withdrawn=withdrawal.known(connection),
-            )
+            header = self.header(connection, since)
             frame = extraction.frame_after(connection, after, since)
         self._note_sending(mine[header.origin], frame.position)
         return header, frame
+
+    def header(self, connection: Connection, since: Vector) -> Header:
+        """Return the header of a bundle that is read from a connection of this replica's."""
+        return Header(
+            origin=_origin(connection),
+            node=self.config.node,
+            created_ms=self.wall_ms(),
+            vector=dict(changelog.vector(connection)),
+            since=dict(since),
+            withdrawn=withdrawal.known(connection),
+        )
 
     def frames_since(self, since: Vector) -> tuple[Header, Iterator[Frame]]:
         """Return all frames of what the holder of a vector lacks, each read as it is asked for."""
@@ -282,7 +286,7 @@ class Replica:
             self.release()
             return Counts()
         self._guard(Vector(header.vector))
-        with self._writing() as connection:
+        with self.writing() as connection:
             self._refuse_gap(connection, header, frame)
             counts = merge.merge_frame(
                 connection,
@@ -434,7 +438,7 @@ class Replica:
         return hlc_of_ms(self.wall_ms() + self.config.sync.max_clock_drift)
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
         """Open a write transaction in which nothing waits for the fold."""
         self.fold()
         with self._database.write() as connection:
@@ -442,7 +446,7 @@ class Replica:
             yield connection
 
     @contextlib.contextmanager
-    def _folded(self) -> Iterator[Connection]:
+    def snapshot(self) -> Iterator[Connection]:
         """Open a snapshot in which nothing waits for the fold.
 
         A value may only be sent under the stamp of the write that made it, so the changelog and the

@@ -9,10 +9,12 @@ from typing import Any
 
 from tabulate import tabulate
 
+from syncd.audit import Finding
 from syncd.conflicts import Conflict
 from syncd.database import RawText
 from syncd.inspection import json_value
 from syncd.replica import Status
+from syncd.verify import EQUAL, Verdict
 
 _COUNTS = {
     "applied": "applied",
@@ -120,6 +122,55 @@ def outcomes_text(data: Sequence[dict[str, Any]], *, by_table: bool) -> str:
 
 def _table_row(name: str, counts: dict[str, Any]) -> dict[str, Any]:
     return {"table": name, **{text: counts[key] for key, text in _COUNTS.items()}}
+
+
+def verify_data(
+    found: Sequence[Finding], left: Sequence[Finding], verdicts: Sequence[Verdict]
+) -> dict[str, Any]:
+    """Return what a verification found as JSON-able data. left: what a repair has not mended."""
+    peers = []
+    for verdict in verdicts:
+        data = dataclasses.asdict(verdict)
+        for difference in data["differences"]:
+            del difference["values"]
+        peers.append(data)
+    return {
+        "ok": not left and all(verdict.state == EQUAL for verdict in verdicts),
+        "found": [dataclasses.asdict(one) for one in found],
+        "left": [dataclasses.asdict(one) for one in left],
+        "peers": peers,
+    }
+
+
+def verify_text(data: dict[str, Any]) -> str:
+    """Lay out what `verify_data` returned."""
+    mended = [one for one in data["found"] if one not in data["left"]]
+    peers = [
+        {
+            "peer": peer["peer"],
+            "state": peer["state"],
+            "rows": peer["rows"],
+            "rows that differ": len(peer["differences"]),
+            "tables not there": peer["skipped"],
+            "error": peer["error"],
+            "hint": peer["hint"],
+        }
+        for peer in data["peers"]
+    ]
+    differences = [
+        {"peer": peer["peer"], **difference}
+        for peer in data["peers"]
+        for difference in peer["differences"]
+    ]
+    parts = [
+        f"mended:\n{table(mended)}" if mended else "",
+        f"written past the triggers:\n{table(data['left'])}"
+        if data["left"]
+        else "no write to this host's tables was missed",
+        table(peers) or "no peers are configured",
+        table(differences),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def conflict_data(conflict: Conflict) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
-from syncd.bundle import RECORD_BYTES_MAX, Int64, Origin, Seq, Seqs
+from syncd.bundle import RECORD_BYTES_MAX, Column, Int64, Origin, Seq, Seqs
 
 PREFIX = "/sync/v1"
 PULL, PUSH, STATUS = f"{PREFIX}/pull", f"{PREFIX}/push", f"{PREFIX}/status"
+COMPARE, ROWS = f"{PREFIX}/compare", f"{PREFIX}/rows"
 NUDGE = f"{PREFIX}/nudge"
 WAIT_MS_MAX = 5_000
 """How long a pull may be kept waiting for news. Proxies cut a silent connection before long."""
@@ -75,3 +76,57 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
 
     code: str
     message: str
+
+
+class Buckets(msgspec.Struct, frozen=True):
+    """Asks about the rows that a table shows, by buckets.
+
+    key and columns: what to compare. A row belongs to the buckets whose prefix its place starts
+    with; prefixes: those asked about, all of one length. listed: whether to list their rows.
+    """
+
+    table: str
+    key: list[str]
+    columns: list[str]
+    prefixes: list[bytes]
+    listed: bool = False
+
+
+class BucketsAnswer(msgspec.Struct, frozen=True):
+    """What stands in buckets.
+
+    columns: those of the columns asked about that the answering host has, and answers for; None if
+    it does not have the table under that key. rows: how many the table shows. digests: one for each
+    prefix, one behind the other. keys: the rows listed, one Column for each name in the key. cells:
+    for each of these rows the digests of its columns, one behind the other.
+    """
+
+    columns: list[str] | None
+    rows: int = 0
+    digests: bytes = b""
+    keys: list[Column] = []
+    cells: list[bytes] = []
+
+
+class CompareRequest(msgspec.Struct, frozen=True):
+    """Asks what tables show, to compare."""
+
+    node: str
+    questions: list[Buckets]
+
+
+class CompareAnswer(msgspec.Struct, frozen=True):
+    """What tables show, in the order of the questions, and what has been merged by then."""
+
+    node: str
+    vector: Seqs
+    answers: list[BucketsAnswer]
+
+
+class RowsRequest(msgspec.Struct, frozen=True):
+    """Asks for all changes of some rows. keys: one Column for each name in the key."""
+
+    node: str
+    table: str
+    key: list[str]
+    keys: list[Column]

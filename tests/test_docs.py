@@ -372,6 +372,11 @@ class TestProtocol:
             wire.StatusRequest,
             wire.StatusAnswer,
             wire.ErrorAnswer,
+            wire.CompareRequest,
+            wire.Buckets,
+            wire.CompareAnswer,
+            wire.BucketsAnswer,
+            wire.RowsRequest,
             bundle.Header,
             bundle.Withdrawal,
             bundle.Frame,
@@ -423,7 +428,10 @@ class TestProtocol:
     def test_endpoints_and_media_type_are_those_of_the_code(self) -> None:
         """The paths are the paths."""
         paths = [row[0] for row in table(PROTOCOL, "path")]
-        assert paths == [wire.PULL, wire.PUSH, wire.STATUS, wire.NUDGE]
+        assert paths == [
+            *(wire.PULL, wire.PUSH, wire.STATUS),
+            *(wire.NUDGE, wire.COMPARE, wire.ROWS),
+        ]
         assert f"media type `{wire.MEDIA_TYPE}`" in PROTOCOL
 
     def test_signatures_cover_what_the_code_covers(self) -> None:
