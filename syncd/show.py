@@ -155,7 +155,7 @@ class Showing:
         hide(
             self._connection,
             table,
-            f"SELECT {table.cells('c')} FROM temp.syncd_contest AS c WHERE NOT c.stands"
+            f"SELECT DISTINCT {table.cells('c')} FROM temp.syncd_contest AS c WHERE NOT c.stands"
             f" AND c.staged_mask & {DEAD_BIT} AND c.mask & {table.columns_mask}"
             f" AND {owned(table, 'c')} & {ALIVE_BIT}",
         )

@@ -109,6 +109,22 @@ class TestFuture:
         settle(a, b)
         assert a.devices() == b.devices()
 
+    def test_a_death_and_a_birth_that_were_held_meet_a_row_of_several_changes(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Two changes own the row's columns when both come due; it is buried and born once."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d")
+        a.write("UPDATE devices SET note = 1")
+        pull(b, a)
+        a.clock.ms += HOUR_MS
+        a.write("DELETE FROM devices")
+        insert(a, "d", 2)
+        pull(b, a)
+        b.clock.ms += HOUR_MS
+        b.replica.release()
+        assert b.devices() == a.devices() == {"d": ("new", 2)}
+
     def test_a_held_change_is_passed_on(self, make_hosts: MakeHosts) -> None:
         """C, whose clock is right in the eyes of A, hears of A's change from B, who holds it."""
         a, b, c = make_hosts("a", "b", "c")
