@@ -44,10 +44,11 @@ def _write(
     pairs = zip(table.user_key("u"), table.key_cells, strict=True)
     key = ", ".join(f"{value} AS {cell}" for value, cell in pairs)
     base = connection.value("SELECT max(seq) FROM syncd_journal")
-    # A death that the changelog remembers would take a value that is older than itself.
+    # A death would take a value that is older than itself, here or where it is remembered longer.
     hlc = (
         f"max(t.syncd_hlc, (SELECT coalesce(max(e.hlc) + 1, {LOWEST_HLC}) FROM {table.changes} AS e"
-        f" WHERE {table.on('t', 'e')} AND e.mask & {DEAD_BIT}))"
+        f" WHERE {table.on('t', 'e')} AND e.mask & {DEAD_BIT}),"
+        f" (SELECT coalesce(max(hlc) + 1, {LOWEST_HLC}) FROM syncd_horizon))"
     )
     count = connection.run(
         f"INSERT INTO {table.changes}"
@@ -60,9 +61,5 @@ def _write(
         (base, mask),
     )
     connection.run("UPDATE syncd_replica SET position = position + ?", (count,))
-    connection.run("UPDATE syncd_journal SET seq = seq + ? WHERE seq = ?", (count, base))
-    connection.run(
-        "UPDATE syncd_origin SET seq = seq + ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
-        (count,),
-    )
+    changelog.take_seqs(connection, count)
     return count

@@ -105,12 +105,32 @@ class Section(msgspec.Struct, frozen=True):
         return len(self.origins)
 
 
-class Frame(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True):
+    """Marks a frame as a part of everything its sender has, because deaths it forgot may be missed.
+
+    tables: those it is complete for, each with its columns. horizon: per origin the highest seq
+    that the sender has forgotten. hlc: the greatest reading among what it has forgotten.
+    """
+
+    tables: dict[str, list[str]]
+    horizon: Seqs
+    hlc: Int64
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a snapshot has been read. horizon: the sender's when it began."""
+
+    horizon: Seqs
+    position: Seq
+
+
+class Frame(msgspec.Struct, frozen=True, omit_defaults=True):
     """A merge's unit: what is applied in one transaction.
 
     origins and nodes: the incarnations that occur and their hosts' names. after and position: from
     where to where in the sender's changelog this frame reaches. claim: what the receiver has merged
-    once this frame is in; None until the sender has nothing more.
+    once this frame is in; None until the sender has nothing more. snapshot: set in every frame of
+    one.
     """
 
     origins: list[Origin]
@@ -119,6 +139,7 @@ class Frame(msgspec.Struct, frozen=True):
     after: Seq
     position: Seq
     claim: Seqs | None
+    snapshot: Snapshot | None = None
 
 
 class End(msgspec.Struct, frozen=True):

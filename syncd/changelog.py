@@ -28,6 +28,21 @@ def vector(connection: Connection) -> Vector:
     return Vector(dict(connection.rows("SELECT id, seq FROM syncd_origin")))
 
 
+def by_ordinal(connection: Connection, seqs: Vector) -> dict[int, int]:
+    """Return a vector by this replica's ordinals; origins never heard of are left out."""
+    return {
+        ordinal: seqs[origin]
+        for ordinal, origin in connection.rows("SELECT ordinal, id FROM syncd_origin")
+        if origin in seqs
+    }
+
+
+def up_to(origin: str, seqs: dict[int, int]) -> str:
+    """Return the SQL of the seq that a vector by ordinal has for an origin, a column's name."""
+    cases = " ".join(f"WHEN {ordinal} THEN {seq}" for ordinal, seq in seqs.items())
+    return f"CASE {origin} {cases} ELSE 0 END" if cases else "0"
+
+
 def unfolded(connection: Connection) -> int:
     """Count the journal entries that wait for the fold."""
     count: int = connection.value(
@@ -75,6 +90,20 @@ def fold(connection: Connection, entries_max: int = FOLD_ENTRIES) -> int:
 def advance_clock(connection: Connection, hlc: int) -> None:
     """Move the clock past a reading. Nothing may wait for the fold that is not folded with it."""
     connection.run("UPDATE syncd_replica SET hlc = ?1 WHERE hlc < ?1", (hlc,))
+
+
+def take_seqs(connection: Connection, count: int) -> int:
+    """Reserve seqs for changes of this host; return the one below the first.
+
+    The journal must be folded.
+    """
+    base: int = connection.value("SELECT max(seq) FROM syncd_journal")
+    connection.run("UPDATE syncd_journal SET seq = seq + ? WHERE seq = ?", (count, base))
+    connection.run(
+        "UPDATE syncd_origin SET seq = seq + ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
+        (count,),
+    )
+    return base
 
 
 def _fold_table(connection: Connection, table: Table, *, is_readable: bool) -> None:

@@ -357,6 +357,37 @@ def repair(this: _Session, as_json: bool) -> None:
     _print({"restamped": count}, text, as_json)
 
 
+@cli.group("peers", invoke_without_command=True)
+@as_json
+@click.pass_context
+def peers_(context: click.Context, as_json: bool) -> None:
+    """List the hosts that have said what they have, configured or not.
+
+    A deletion is remembered until `sync.retention` has passed and every live peer has it. A peer
+    that has been silent for longer is not live; `syncd peers forget NAME` does not wait for that.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    this: _Session = context.obj
+    found = [report.contact_data(one) for one in this.replica.contacts()]
+    _print(found, report.contacts_text(found), as_json)
+
+
+@peers_.command()
+@click.argument("name", metavar="NAME")
+@as_json
+@session
+def forget(this: _Session, name: str, as_json: bool) -> None:
+    """Forget what peer NAME has said, so that no deletion is kept for it.
+
+    It may come back: if it lacks deletions that are forgotten by then, it is sent a snapshot.
+    """
+    if not this.replica.forget(name):
+        known = ", ".join(sorted({one.name for one in this.replica.contacts()})) or "none"
+        raise ConfigError([f"no host {name!r} has said what it has; those that have: {known}"])
+    _print({"name": name}, f"{name} is forgotten until it asks again", as_json)
+
+
 @cli.command()
 @click.option("--peer", metavar="NAME", help="Only with this peer.")
 @click.option("--repair", is_flag=True, help="Mend what is found; this host is right.")

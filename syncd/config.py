@@ -36,6 +36,7 @@ ENVIRONMENT: dict[tuple[str, ...], str] = {
     ("sync", "interval"): "SYNC_INTERVAL",
     ("sync", "keys"): "SYNC_KEYS",
     ("sync", "max_clock_drift"): "SYNC_MAX_CLOCK_DRIFT",
+    ("sync", "retention"): "SYNC_RETENTION",
     ("sync", "wake_within"): "SYNC_WAKE_WITHIN",
     ("peers",): "SYNC_PEERS",
     ("serve", "app"): "SERVE_APP",
@@ -147,6 +148,7 @@ class Sync(_Section):
     interval: DurationMs = 5_000
     max_clock_drift: DurationMs = 300_000
     wake_within: DurationMs = 75_000
+    retention: DurationMs = 7_776_000_000
 
 
 class Serve(_Section):

@@ -1,6 +1,7 @@
 """The daemon: a round with every peer on a schedule, and at once when there is news.
 
-One job a peer, so that a slow peer delays nobody; a job never overlaps itself. One daemon serves a
+One job a peer, so that a slow peer delays nobody, one that folds and one that compacts; a job never
+overlaps itself. One daemon serves a
 database file, held by a lock that the system drops when the process ends, however it ends.
 """
 
@@ -30,6 +31,7 @@ from syncd.watch import Nudger, Watch
 
 log = logging.getLogger(__name__)
 
+COMPACT_EVERY_S = 3600
 STOP_WITHIN_S = 10
 """How long a stopping daemon waits for frames that are being merged."""
 
@@ -137,18 +139,21 @@ class _Rounds:
 def _scheduler(replica: Replica) -> BackgroundScheduler:
     interval_s = replica.config.sync.interval / 1000
     scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(len(replica.config.peers) + 1)},
+        executors={"default": ThreadPoolExecutor(len(replica.config.peers) + 2)},
         job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
         timezone="UTC",
     )
     # Peers fold what they are about to pull; a host that nobody pulls from must not let it pile up.
-    scheduler.add_job(
-        functools.partial(_tend, replica),
-        trigger="interval",
-        seconds=interval_s,
-        jitter=interval_s / 10,
-        next_run_time=datetime.now(UTC),
-    )
+    # As often as it is long, a retention that is shorter than the usual pause.
+    compaction_s = max(min(COMPACT_EVERY_S, replica.config.sync.retention / 1000), interval_s)
+    for job, seconds in ((_tend, interval_s), (_compact, compaction_s)):
+        scheduler.add_job(
+            functools.partial(job, replica),
+            trigger="interval",
+            seconds=seconds,
+            jitter=seconds / 10,
+            next_run_time=datetime.now(UTC),
+        )
     return scheduler
 
 
@@ -169,6 +174,20 @@ def _tend(replica: Replica) -> None:
         replica.release()
     except SyncError as error:
         log.error("fold: %s", error)
+
+
+def _compact(replica: Replica) -> None:
+    try:
+        forgotten = replica.compact()
+    except SyncError as error:
+        log.error("compaction: %s", error)
+        return
+    if forgotten.deaths or forgotten.conflicts:
+        log.info(
+            "forgot %d deletions and %d conflicts that are past sync.retention",
+            forgotten.deaths,
+            forgotten.conflicts,
+        )
 
 
 def _sleep(stopping: threading.Event, seconds: float) -> None:

@@ -156,11 +156,14 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
-    def write(self, *, durable: bool = False) -> Iterator[Connection]:
+    def write(self, *, durable: bool = False, patient: bool = True) -> Iterator[Connection]:
         """Open a write transaction; it commits at the end, or is undone by any exception.
 
         durable: once it has committed, a power loss cannot undo it nor anything committed before.
+        patient: whether to wait for another writer; if not, there is a `DatabaseBusy` at once.
         """
+        if not patient:
+            self._connection().execute("PRAGMA busy_timeout = 0")
         if durable:
             self._connection().execute("PRAGMA synchronous = FULL")
         try:
@@ -169,6 +172,8 @@ class Database:
         finally:
             if durable:
                 self._connection().execute("PRAGMA synchronous = NORMAL")
+            if not patient:
+                self._connection().execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
 
     def version(self) -> int:
         """Return a number that changes whenever another connection has committed.

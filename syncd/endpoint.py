@@ -31,7 +31,7 @@ from syncd.errors import (
 from syncd.nonces import Nonces
 from syncd.nudges import Nudges
 from syncd.replica import Replica
-from syncd.vector import Vector
+from syncd.vector import ORIGIN_BYTES, Vector
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +103,27 @@ class _Server:
     def pull(self, body: bytes) -> bytes:
         """Answer with a bundle of one frame."""
         asked = bundle.decode(body, wire.PullRequest)
-        after = asked.after if asked.server == self._replica.origin() else 0
+        vector = Vector(asked.vector)
+        if len(asked.origin) == ORIGIN_BYTES:
+            self._replica.hear(asked.origin, asked.node, vector)
         news = self._replica.news()
-        header, frame = self._replica.changes_since(Vector(asked.vector), after)
-        if frame.claim is not None and not frame.sections and self._wait(asked, news):
-            header, frame = self._replica.changes_since(Vector(asked.vector), after)
+        header, frame = self._answer_of(asked)
+        is_empty = not frame.sections and frame.claim is not None and frame.snapshot is None
+        if is_empty and self._wait(asked, news):
+            header, frame = self._answer_of(asked)
+        if frame.snapshot is not None and frame.after == 0:
+            log.log(
+                logging.WARNING if vector else logging.INFO,
+                "%s lacks deletions that are forgotten here: it is sent a snapshot",
+                asked.node,
+            )
         return _bundled(header, frame)
+
+    def _answer_of(self, asked: wire.PullRequest) -> tuple[Header, Frame]:
+        is_ours = asked.server == self._replica.origin()
+        return self._replica.changes_since(
+            Vector(asked.vector), asked.after if is_ours else 0, asked.snapshot if is_ours else None
+        )
 
     def push(self, body: bytes) -> bytes:
         """Merge a bundle; the answer says that it is durable."""
@@ -151,6 +166,7 @@ class _Server:
                 vector=dict(self._replica.vector()),
                 cursor=self._replica.cursor(asked.origin),
                 now_ms=self._replica.wall_ms(),
+                snapshot=self._replica.progress(asked.origin),
             )
         )
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from syncd import signing, wire
-from syncd.bundle import Header
+from syncd.bundle import Header, Progress
 from syncd.config import Config, Peer
 from syncd.errors import ConfigError, PeerMisbehaved, SyncError
 from syncd.merge import Counts
@@ -153,18 +153,23 @@ def _pull(
     counts = Counts()
     server = replica.peer_origin(client.peer.name)
     while True:
-        after = replica.cursor(server) if server else 0
         asked_ms = replica.wall_ms()
         header, frame = client.pull(
             wire.PullRequest(
-                replica.config.node, dict(replica.vector()), server or b"", after, wait_ms
+                replica.config.node,
+                dict(replica.vector()),
+                server or b"",
+                replica.cursor(server) if server else 0,
+                replica.origin(),
+                replica.progress(server) if server else None,
+                wait_ms,
             )
         )
         offset_ms = header.created_ms - (asked_ms + replica.wall_ms()) // 2
         counts += replica.merge(header, frame)
         if frame.claim is not None:
             return header, offset_ms, counts
-        if header.origin == server and frame.position <= after:
+        if frame.position <= frame.after:
             raise PeerMisbehaved(f"{client.peer.name} sends frames that lead nowhere")
         if server != header.origin:
             server = header.origin
@@ -175,10 +180,15 @@ def _pull(
 def _push(
     replica: Replica, client: PeerClient, is_stopping: Callable[[], bool], *, dry: bool
 ) -> int:
+    name = client.peer.name
     there = client.status(wire.StatusRequest(replica.config.node, replica.origin()))
-    since, after, sent = Vector(there.vector), there.cursor, 0
+    since, after, progress = Vector(there.vector), there.cursor, there.snapshot
+    replica.hear(there.origin, there.node, since)
+    sent = 0
     while True:
-        header, frame = replica.changes_since(since, after)
+        header, frame = replica.changes_since(since, after, progress)
+        if frame.snapshot is not None and frame.after == 0:
+            log.warning("%s lacks deletions that are forgotten here: it is sent a snapshot", name)
         if frame.sections or not since.covers(frame.claim or {}):
             if not dry:
                 client.push(header, frame)
@@ -186,6 +196,8 @@ def _push(
         if frame.claim is not None:
             return sent
         after = frame.position
+        if frame.snapshot is not None:
+            progress = Progress(frame.snapshot.horizon, after)
         _check_stop(is_stopping)
 
 

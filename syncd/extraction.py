@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from syncd import bundle, changelog, held
-from syncd.bundle import Frame, Section
+from syncd.bundle import Frame, Section, Snapshot
 from syncd.database import Connection
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables, require_readable
 from syncd.vector import Vector
@@ -22,14 +22,20 @@ FRAME_ENTRIES = 10_000
 
 
 def frame_after(
-    connection: Connection, position: int, since: Vector, entries_max: int = FRAME_ENTRIES
+    connection: Connection,
+    position: int,
+    since: Vector,
+    entries_max: int = FRAME_ENTRIES,
+    *,
+    snapshot: Snapshot | None = None,
 ) -> Frame:
     """Return the changes above a position that `since` does not cover, or the first part of them.
 
     The journal must be folded. The frame ends at a whole change and near `FRAME_BYTES_TARGET`, and
     it carries the claim only if it reaches the end of the changelog: a page that ends earlier lacks
-    the successors of changes it leaves out, so nothing may be concluded from it yet. Raises
-    `SchemaChanged` while a table cannot be read: its values would be missing behind the claim.
+    the successors of changes it leaves out, so nothing may be concluded from it yet. snapshot: its
+    mark. Raises `SchemaChanged` while a table cannot be read: its values would be missing behind
+    the claim.
     """
     require_readable(connection)
     tables = load_tables(connection)
@@ -44,6 +50,7 @@ def frame_after(
         after=position,
         position=cut,
         claim=dict(changelog.vector(connection)) if cut == top else None,
+        snapshot=snapshot,
     )
 
 

@@ -14,7 +14,18 @@ from dataclasses import asdict, dataclass, field, replace
 
 import msgspec
 
-from syncd import bundle, capture, changelog, conflicts, held, settle, withdrawal
+from syncd import (
+    bundle,
+    capture,
+    changelog,
+    compaction,
+    conflicts,
+    held,
+    peers,
+    settle,
+    snapshot,
+    withdrawal,
+)
 from syncd.bundle import Frame, Header, Section
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection
@@ -77,6 +88,7 @@ def merge_frame(
     sections = _by_ordinals(connection, frame)
     if withdrawal.learn(connection, header.withdrawn, now_ms=now_ms):
         settle_now(connection)
+    is_snapshot = snapshot.is_needed(changelog.vector(connection), frame)
     kept = withdrawal.without(connection, sections)
     counts = Counts()
     for section, rest in zip(sections, kept, strict=True):
@@ -93,8 +105,14 @@ def merge_frame(
         " position = max(position, excluded.position), complete = complete OR excluded.complete",
         (sender, frame.position, frame.claim is not None),
     )
-    _remember_told(connection, sender, Vector(header.vector))
+    peers.hear(connection, header.origin, header.node, Vector(header.vector), now_ms)
+    if is_snapshot:
+        snapshot.note(connection, sender, frame, sections)
+    else:
+        snapshot.drop(connection, sender)
     if frame.claim is not None:
+        if is_snapshot:
+            counts += Counts(applied=snapshot.finish(connection, sender, frame))
         _claim(connection, Vector(frame.claim))
     return counts + release(connection, now_ms=now_ms, drift_ms=drift_ms)
 
@@ -128,19 +146,45 @@ def merge_sections(
     merged = Vector() if known_to_sender is None else changelog.vector(connection)
     scope = _Scope(
         connection,
-        merged=_by_ordinal(connection, merged),
-        known_to_sender=_by_ordinal(connection, known_to_sender or Vector()),
+        merged=changelog.by_ordinal(connection, merged),
+        known_to_sender=changelog.by_ordinal(connection, known_to_sender or Vector()),
         hlc_max=hlc_of_ms(now_ms + drift_ms),
         now_ms=now_ms,
     )
     counts = Counts()
     by_table = _by_table(sections)
+    before = held.take_positions(connection, 0)
     with capture.suspended(connection, settle.affected(connection, tables, by_table)):
         for name, of_table in by_table.items():
             counts += scope.merge(tables.get(name), of_table).of(name)
+        # Since a change was held, what would have taken it may have been forgotten.
+        known = known_to_sender or Vector()
+        _lift_new(connection, [tables[n] for n in by_table if n in tables], before, known)
         settle.settle(connection, tables)
     changelog.advance_clock(connection, scope.hlc_seen)
     return counts
+
+
+def _lift_new(
+    connection: Connection, tables: Sequence[Table], before: int, known_to_sender: Vector
+) -> None:
+    """Lift what was merged above a position and is older than something forgotten.
+
+    A sender that covers what was forgotten has nothing that it would have taken, except a birth
+    that leaves columns to older writes, which may be forgotten here and not there.
+    """
+    forgotten = compaction.horizon(connection)
+    if not forgotten.seqs:
+        return
+    new = f"e.position > {before}"
+    if known_to_sender.covers(forgotten.seqs):
+        for table in tables:
+            where = f"{new} AND {compaction.lacks_columns(table)}"
+            compaction.lift(connection, table, where, forgotten.hlc)
+        return
+    for table in tables:
+        compaction.lift(connection, table, new, forgotten.hlc)
+    compaction.lift_held(connection, new, forgotten.hlc)
 
 
 def release(connection: Connection, *, now_ms: int, drift_ms: int) -> Counts:
@@ -197,25 +241,6 @@ def _ordinal(connection: Connection, origin: bytes, node: str) -> int:
     return ordinal
 
 
-def _by_ordinal(connection: Connection, vector: Vector) -> dict[int, int]:
-    return {
-        ordinal: vector[origin]
-        for ordinal, origin in connection.rows("SELECT ordinal, id FROM syncd_origin")
-        if origin in vector
-    }
-
-
-def _remember_told(connection: Connection, sender: int, vector: Vector) -> None:
-    """Remember what a sender says it has."""
-    for origin in vector:
-        _ordinal_known(connection, origin)
-    connection.many(
-        "INSERT INTO syncd_told VALUES (?, ?, ?) ON CONFLICT (sender, origin)"
-        " DO UPDATE SET seq = excluded.seq WHERE seq <> excluded.seq",
-        [(sender, ordinal, seq) for ordinal, seq in _by_ordinal(connection, vector).items()],
-    )
-
-
 def _claim(connection: Connection, claim: Vector) -> None:
     """Record that everything below a vector is merged."""
     for origin in claim:
@@ -223,7 +248,7 @@ def _claim(connection: Connection, claim: Vector) -> None:
     connection.many(
         "UPDATE syncd_origin SET seq = ?1 WHERE ordinal = ?2 AND seq < ?1"
         " AND ordinal <> (SELECT origin FROM syncd_replica)",
-        [(seq, ordinal) for ordinal, seq in _by_ordinal(connection, claim).items()],
+        [(seq, ordinal) for ordinal, seq in changelog.by_ordinal(connection, claim).items()],
     )
 
 
@@ -298,7 +323,8 @@ class _Scope:
             _stage(connection, table, columns, section)
             if self._merged:
                 connection.run(
-                    f"DELETE FROM temp.syncd_staged WHERE seq <= {_cases('origin', self._merged)}"
+                    "DELETE FROM temp.syncd_staged"
+                    f" WHERE seq <= {changelog.up_to('origin', self._merged)}"
                 )
             _refuse_repeats(connection, table)
             with changelog.resolved(connection, table) as contested:
@@ -312,7 +338,7 @@ class _Scope:
                         connection,
                         table,
                         columns,
-                        known=_cases("x.origin", self._known_to_sender),
+                        known=changelog.up_to("x.origin", self._known_to_sender),
                         now_ms=self._now_ms,
                     )
                 showing.take_staged(columns, section.existence, contested)
@@ -334,11 +360,6 @@ def _in_key_order(table: Table, section: Section) -> Section:
         )
     keys = [section.keys[section.key.index(name)] for name in mine]
     return msgspec.structs.replace(section, key=mine, keys=keys)
-
-
-def _cases(column: str, by_ordinal: dict[int, int]) -> str:
-    cases = " ".join(f"WHEN {ordinal} THEN {seq}" for ordinal, seq in by_ordinal.items())
-    return f"CASE {column} {cases} ELSE 0 END" if cases else "0"
 
 
 def _split_future(section: Section, hlc_max: int) -> tuple[Section, Section | None]:

@@ -13,12 +13,16 @@ from syncd.bundle import Header
 from syncd.database import Connection
 from syncd.vector import Vector
 
+HEARD_EVERY_MS = 60_000
+"""How often it is written down that a peer lives, if it says nothing new."""
+
 
 @dataclass(frozen=True)
 class PeerState:
     """What this host remembers of a peer; times in milliseconds since 1970.
 
     behind: changes the peer said it has and we lack. offset_ms: how far its clock is ahead of ours.
+    in_snapshot: a snapshot of it is being read. needs_snapshot: it lacks what is forgotten here.
     """
 
     name: str
@@ -30,6 +34,25 @@ class PeerState:
     error_ms: int | None
     offset_ms: int | None
     behind: int
+    in_snapshot: bool
+    needs_snapshot: bool
+
+
+@dataclass(frozen=True)
+class Contact:
+    """A host that has said what it has. lacks: how many changes of ours it said it lacks.
+
+    heard_ms: when it last said so. live: it counts when it is decided what may be forgotten.
+    in_snapshot and needs_snapshot: as in `PeerState`.
+    """
+
+    name: str
+    origin: str
+    heard_ms: int
+    live: bool
+    lacks: int
+    in_snapshot: bool
+    needs_snapshot: bool
 
 
 def origin(connection: Connection, peer: str) -> bytes | None:
@@ -76,6 +99,43 @@ def told(connection: Connection, sender: bytes | None) -> Vector:
             )
         )
     )
+
+
+def hear(connection: Connection, sender: bytes, node: str, vector: Vector, now_ms: int) -> None:
+    """Remember what a host says it has, and that it has said something."""
+    if not is_news(connection, sender, vector, now_ms):
+        return
+    connection.run(
+        "INSERT INTO syncd_origin (id, node) VALUES (?, ?) ON CONFLICT (id)"
+        " DO UPDATE SET node = excluded.node WHERE node <> excluded.node"
+        " AND ordinal <> (SELECT origin FROM syncd_replica)",
+        (sender, node),
+    )
+    ordinal = connection.value("SELECT ordinal FROM syncd_origin WHERE id = ?", (sender,))
+    connection.run(
+        "INSERT INTO syncd_heard VALUES (?, ?) ON CONFLICT (sender)"
+        " DO UPDATE SET at_ms = excluded.at_ms",
+        (ordinal, now_ms),
+    )
+    connection.run("DELETE FROM syncd_told WHERE sender = ?", (ordinal,))
+    connection.many(
+        "INSERT OR IGNORE INTO syncd_origin (id, node) VALUES (?, '')", [(id_,) for id_ in vector]
+    )
+    connection.many(
+        "INSERT INTO syncd_told SELECT ?, ordinal, ? FROM syncd_origin WHERE id = ?",
+        [(ordinal, seq, id_) for id_, seq in vector.items()],
+    )
+
+
+def is_news(connection: Connection, sender: bytes, vector: Vector, now_ms: int) -> bool:
+    """Say whether what a host says it has is worth a write: not if it said so a moment ago."""
+    at_ms = connection.value(
+        "SELECT h.at_ms FROM syncd_heard AS h JOIN syncd_origin AS o ON o.ordinal = h.sender"
+        " WHERE o.id = ?",
+        (sender,),
+    )
+    is_recent = at_ms is not None and 0 <= now_ms - at_ms < HEARD_EVERY_MS
+    return not is_recent or told(connection, sender) != vector
 
 
 def any_success(connection: Connection, names: Sequence[str]) -> bool:
@@ -129,7 +189,43 @@ def record_failure(
     return bool(before != code)
 
 
-def state(connection: Connection, mine: Vector, name: str) -> PeerState:
+def contacts(
+    connection: Connection, mine: Vector, forgotten: Vector, *, live_since_ms: int
+) -> list[Contact]:
+    """Return every host that has said what it has, the one heard last first."""
+    found = []
+    for name, identity, at_ms in connection.rows(
+        "SELECT o.node, o.id, h.at_ms FROM syncd_heard AS h"
+        " JOIN syncd_origin AS o ON o.ordinal = h.sender"
+        " WHERE h.sender <> (SELECT origin FROM syncd_replica) ORDER BY h.at_ms DESC, o.node"
+    ):
+        has = told(connection, identity)
+        found.append(
+            Contact(
+                name=name,
+                origin=identity.hex(),
+                heard_ms=at_ms,
+                live=at_ms >= live_since_ms,
+                lacks=has.behind(mine),
+                in_snapshot=_in_snapshot(connection, identity),
+                needs_snapshot=not has.covers(forgotten),
+            )
+        )
+    return found
+
+
+def forget(connection: Connection, node: str) -> int:
+    """Forget all that hosts of a name have said; return how many incarnations that were."""
+    identities = "SELECT ordinal FROM syncd_origin WHERE node = ?"
+    for name in ("syncd_told", "syncd_snapshot", "syncd_came"):
+        connection.run(f"DELETE FROM {name} WHERE sender IN ({identities})", (node,))
+    connection.run(
+        f"DELETE FROM syncd_peer WHERE name = ? OR origin IN ({identities})", (node, node)
+    )
+    return connection.run(f"DELETE FROM syncd_heard WHERE sender IN ({identities})", (node,))
+
+
+def state(connection: Connection, mine: Vector, forgotten: Vector, name: str) -> PeerState:
     """Return what is remembered of a peer. mine: what this replica has merged."""
     found = connection.row(
         "SELECT o.id, o.node, p.attempt_ms, p.success_ms, p.error, p.error_code, p.error_ms,"
@@ -151,4 +247,16 @@ def state(connection: Connection, mine: Vector, name: str) -> PeerState:
         error_ms=error_ms,
         offset_ms=offset_ms,
         behind=mine.behind(told(connection, identity)),
+        in_snapshot=_in_snapshot(connection, identity),
+        needs_snapshot=identity is not None and not told(connection, identity).covers(forgotten),
+    )
+
+
+def _in_snapshot(connection: Connection, identity: bytes | None) -> bool:
+    return bool(
+        connection.value(
+            "SELECT EXISTS (SELECT 1 FROM syncd_snapshot AS s JOIN syncd_origin AS o"
+            " ON o.ordinal = s.sender WHERE o.id = ?)",
+            (identity,),
+        )
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from syncd import (
     changelog,
+    compaction,
     conflicts,
     enrolment,
     extraction,
@@ -27,19 +28,20 @@ from syncd import (
     restamp,
     schema,
     settle,
+    snapshot,
     withdrawal,
 )
-from syncd.bundle import Frame, Header
+from syncd.bundle import Frame, Header, Progress
 from syncd.clock import WallClock, hlc_of_ms, ms_of_hlc, system_wall_ms
 from syncd.config import Config
 from syncd.conflicts import Conflict
 from syncd.database import Connection, Database
 from syncd.enrolment import Enrolled
-from syncd.errors import BundleGap
+from syncd.errors import BundleError, BundleGap, DatabaseBusy
 from syncd.held import Ahead, Held
 from syncd.identity import Identity
 from syncd.merge import Counts
-from syncd.peers import PeerState
+from syncd.peers import Contact, PeerState
 from syncd.vector import ORIGIN_BYTES, Vector
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,8 @@ class Status:
     nothing is sent until it is run, and what comes for them is held.
     clock_ahead_ms: how far this replica's last stamp is ahead of its host's clock. ahead: hosts of
     which changes are held because they come from the future.
-    renewed_ms and renewed_why: when and why this file last had to take a new origin.
+    renewed_ms and renewed_why: when and why this file last had to take a new origin. forgotten_ms:
+    the time of the newest deletion that is forgotten here.
     """
 
     node: str
@@ -70,7 +73,16 @@ class Status:
     vector: Vector
     renewed_ms: int | None
     renewed_why: str | None
+    forgotten_ms: int | None
     peers: tuple[PeerState, ...]
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What a compaction forgot: entries of deleted rows, and lines of the conflict log."""
+
+    deaths: int
+    conflicts: int
 
 
 class Replica:
@@ -218,6 +230,61 @@ class Replica:
             schema.require_enrolled(connection)
             return peers.told(connection, peers.origin(connection, peer))
 
+    def hear(self, sender: bytes, node: str, vector: Vector) -> None:
+        """Remember what a host says it has; nothing it lacks is forgotten while it lives."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            if sender == _origin(connection) or not peers.is_news(
+                connection, sender, vector, self.wall_ms()
+            ):
+                return
+        # It will say so again; nobody is kept waiting for another writer.
+        with (
+            contextlib.suppress(DatabaseBusy),
+            self._database.write(patient=False) as connection,
+        ):
+            peers.hear(connection, sender, node, vector, self.wall_ms())
+
+    def contacts(self) -> list[Contact]:
+        """Return every host that has said what it has."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            return peers.contacts(
+                connection,
+                changelog.vector(connection),
+                compaction.horizon(connection).seqs,
+                live_since_ms=self.wall_ms() - self.config.sync.retention,
+            )
+
+    def forget(self, node: str) -> int:
+        """Forget all that a host of a name has said; return how many incarnations of it."""
+        with self._database.write() as connection:
+            schema.require_enrolled(connection)
+            return peers.forget(connection, node)
+
+    def compact(self) -> Forgotten:
+        """Forget deaths and conflicts past the retention, in short slices of the write lock."""
+        retention_ms = self.config.sync.retention
+        deaths = conflicts = 0
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            slices = compaction.slices(connection, self.wall_ms(), retention_ms)
+        for part in slices:
+            with self._database.write() as connection:
+                deaths += compaction.forget(connection, part, self.wall_ms(), retention_ms)
+        while True:
+            with self._database.read() as connection:
+                if not compaction.has_conflicts(connection, self.wall_ms(), retention_ms):
+                    return Forgotten(deaths, conflicts)
+            with self._database.write() as connection:
+                conflicts += compaction.forget_conflicts(connection, self.wall_ms(), retention_ms)
+
+    def progress(self, sender: bytes) -> Progress | None:
+        """Return how far a snapshot of a sender has been read, if one has begun."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            return snapshot.progress(connection, sender)
+
     def cursor(self, sender: bytes) -> int:
         """Return the position up to which a sender's changelog has been merged here."""
         with self._database.read() as connection:
@@ -235,18 +302,22 @@ class Replica:
         with self._database.write() as connection:
             peers.recognise(connection, peer, origin)
 
-    def changes_since(self, since: Vector, after: int = 0) -> tuple[Header, Frame]:
-        """Return the first frame of what a host lacks.
+    def changes_since(
+        self, since: Vector, after: int = 0, progress: Progress | None = None
+    ) -> tuple[Header, Frame]:
+        """Return the first frame of what a host lacks, or of a snapshot if that cannot be told.
 
         since: what that host has merged. after: the position up to which it has merged this
-        replica's changelog.
+        replica's changelog. progress: how far it has read a snapshot of it.
         """
         if self._guard(since):
-            after = 0  # it counted in the changelog of the origin that is no more
+            # They counted in the changelog of the origin that is no more.
+            after, progress = 0, None
         with self.snapshot() as connection:
             mine = changelog.vector(connection)
+            since, after, mark = snapshot.answer(connection, since, after, progress)
             header = self.header(connection, since)
-            frame = extraction.frame_after(connection, after, since)
+            frame = extraction.frame_after(connection, after, since, snapshot=mark)
         self._note_sending(mine[header.origin], frame.position)
         return header, frame
 
@@ -268,8 +339,14 @@ class Replica:
         def frames() -> Iterator[Frame]:
             frame = first
             yield frame
+            horizon = first.snapshot.horizon if first.snapshot else {}
             while frame.claim is None:
-                _, frame = self.changes_since(since, frame.position)
+                progress, before = Progress(horizon, frame.position), frame
+                _, frame = self.changes_since(since, frame.position, progress)
+                if frame.after != before.position:
+                    raise BundleError(
+                        "deletions were forgotten while the bundle was made", hint="Make it again."
+                    )
                 yield frame
 
         return header, frames()
@@ -283,6 +360,7 @@ class Replica:
             schema.require_enrolled(connection)
             is_idle = _says_nothing_new(connection, header, frame)
         if is_idle:
+            self.hear(header.origin, header.node, Vector(header.vector))
             self.release()
             return Counts()
         self._guard(Vector(header.vector))
@@ -365,6 +443,8 @@ class Replica:
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             mine = changelog.vector(connection)
+            forgotten = compaction.horizon(connection)
+            forgotten_ms = ms_of_hlc(forgotten.hlc) if forgotten.seqs else None
             return Status(
                 node=self.config.node,
                 origin=_origin(connection).hex(),
@@ -381,7 +461,11 @@ class Replica:
                 vector=mine,
                 renewed_ms=connection.value("SELECT renewed_ms FROM syncd_replica"),
                 renewed_why=connection.value("SELECT renewed_why FROM syncd_replica"),
-                peers=tuple(peers.state(connection, mine, peer.name) for peer in self.config.peers),
+                forgotten_ms=forgotten_ms,
+                peers=tuple(
+                    peers.state(connection, mine, forgotten.seqs, peer.name)
+                    for peer in self.config.peers
+                ),
             )
 
     @contextlib.contextmanager
@@ -463,6 +547,10 @@ class Replica:
 
     def _refuse_gap(self, connection: Connection, header: Header, frame: Frame) -> None:
         mine = changelog.vector(connection)
+        if snapshot.is_needed(mine, frame):
+            if not snapshot.continues(connection, mine, header.origin, frame):
+                raise BundleGap(f"the snapshot of {header.node} continues from what is not here")
+            return
         if mine.covers(header.since) and frame.after <= _cursor(connection, header.origin):
             return
         missing = ", ".join(

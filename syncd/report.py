@@ -13,6 +13,7 @@ from syncd.audit import Finding
 from syncd.conflicts import Conflict
 from syncd.database import RawText
 from syncd.inspection import json_value
+from syncd.peers import Contact, PeerState
 from syncd.replica import Status
 from syncd.verify import EQUAL, Verdict
 
@@ -37,10 +38,10 @@ def status_data(status: Status, now_ms: int) -> dict[str, Any]:
     """Return a status as JSON-able data, with each peer's lag."""
     data = dataclasses.asdict(status)
     data["vector"] = {origin.hex(): seq for origin, seq in status.vector.items()}
-    for peer in data["peers"]:
+    for peer, found in zip(data["peers"], status.peers, strict=True):
         success = peer["success_ms"]
         peer["state"] = (
-            "ok" if success and not peer["error"] else "failing" if peer["error"] else "new"
+            "failing" if peer["error"] else _catching_up(found) or ("ok" if success else "new")
         )
         peer["lag_changes"] = peer.pop("behind")
         peer["lag_seconds"] = None if success is None else max(0, now_ms - success) // 1000
@@ -74,7 +75,8 @@ def status_text(data: dict[str, Any]) -> str:
         part
         for part in (
             f"node {data['node']}, origin {data['origin']}\n"
-            f"journal {data['journal']}, held {data['held']}, conflicts {data['conflicts']}",
+            f"journal {data['journal']}, held {data['held']}, conflicts {data['conflicts']}"
+            + _forgotten(data["forgotten_ms"]),
             _own_clock(data["clock_ahead_ms"]),
             table(tables),
             *(f"{name}: migrated; run syncd init" for name in data["adrift"]),
@@ -173,6 +175,34 @@ def verify_text(data: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def contact_data(contact: Contact) -> dict[str, Any]:
+    """Return a contact as JSON-able data, with its state in a word."""
+    state = _catching_up(contact) or ("live" if contact.live else "silent")
+    return {**dataclasses.asdict(contact), "state": state}
+
+
+def contacts_text(found: Sequence[dict[str, Any]]) -> str:
+    """Lay out contacts."""
+    rows = [
+        {
+            "peer": one["name"],
+            "origin": one["origin"][:8],
+            "state": one["state"],
+            "last heard": _time(one["heard_ms"]),
+            "lacks changes": one["lacks"],
+        }
+        for one in found
+    ]
+    return table(rows) or "no peer has been heard of"
+
+
+def _catching_up(peer: Contact | PeerState) -> str | None:
+    """Say which way a snapshot goes or has to go, if one must."""
+    if peer.in_snapshot:
+        return "snapshot"
+    return "behind" if peer.needs_snapshot else None
+
+
 def conflict_data(conflict: Conflict) -> dict[str, Any]:
     """Return a conflict as JSON-able data."""
     data = dataclasses.asdict(conflict)
@@ -216,6 +246,10 @@ def _own_clock(ahead_ms: int) -> str:
         f"the stamps of this host are {ahead_ms // 1000} s ahead of its clock;"
         " if that stays, run: syncd clock repair"
     )
+
+
+def _forgotten(at_ms: int | None) -> str:
+    return "" if at_ms is None else f"\ndeletions forgotten up to {_time(at_ms)}"
 
 
 def _vector(named: dict[str, int]) -> str:

@@ -8,7 +8,7 @@ journal must be folded: its last row is the counter that this goes on from.
 
 from __future__ import annotations
 
-from syncd.changelog import temporary
+from syncd.changelog import take_seqs, temporary
 from syncd.database import Connection
 from syncd.held import take_positions
 from syncd.schema import Table
@@ -45,7 +45,7 @@ def _restamp(connection: Connection, target: str, chosen: str) -> int:
         if not parts:
             return 0
         changes: int = connection.value("SELECT max(n) FROM temp.syncd_again")
-        hlc, seq = clock(connection), connection.value("SELECT max(seq) FROM syncd_journal")
+        hlc, seq = clock(connection), take_seqs(connection, changes)
         connection.run(
             f"""
             UPDATE {target} AS e SET position = ? + a.rowid, seq = ? + a.n, hlc = ? + a.n,
@@ -54,10 +54,5 @@ def _restamp(connection: Connection, target: str, chosen: str) -> int:
             """,
             (take_positions(connection, parts), seq, hlc),
         )
-    connection.run("UPDATE syncd_journal SET seq = seq + ? WHERE seq = ?", (changes, seq))
     connection.run("UPDATE syncd_replica SET hlc = hlc + ?", (changes,))
-    connection.run(
-        "UPDATE syncd_origin SET seq = seq + ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
-        (changes,),
-    )
     return changes

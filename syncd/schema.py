@@ -115,9 +115,27 @@ CREATE TABLE syncd_cursor (            -- the position up to which a sender's en
     position INTEGER NOT NULL,
     complete INTEGER NOT NULL          -- whether it was ever merged up to its end
 );
-CREATE TABLE syncd_told (              -- the vector a sender last said it has
+CREATE TABLE syncd_told (              -- the vector a host last said it has
     sender INTEGER NOT NULL, origin INTEGER NOT NULL, seq INTEGER NOT NULL,
     PRIMARY KEY (sender, origin)
+) WITHOUT ROWID;
+CREATE TABLE syncd_heard (             -- when it said so
+    sender INTEGER PRIMARY KEY,
+    at_ms INTEGER NOT NULL
+);
+CREATE TABLE syncd_horizon (           -- per origin: the highest seq and reading forgotten
+    origin INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    hlc INTEGER NOT NULL
+);
+CREATE TABLE syncd_snapshot (          -- how far a sender's snapshot has been read
+    sender INTEGER PRIMARY KEY,
+    position INTEGER NOT NULL,
+    horizon BLOB NOT NULL              -- the sender's when the snapshot began, MessagePack
+);
+CREATE TABLE syncd_came (              -- the changes that have come with it
+    sender INTEGER NOT NULL, origin INTEGER NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY (sender, origin, seq)
 ) WITHOUT ROWID;
 """
 

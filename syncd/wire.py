@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from syncd.bundle import RECORD_BYTES_MAX, Column, Int64, Origin, Seq, Seqs
+from syncd.bundle import RECORD_BYTES_MAX, Column, Int64, Origin, Progress, Seq, Seqs
 
 PREFIX = "/sync/v1"
 PULL, PUSH, STATUS = f"{PREFIX}/pull", f"{PREFIX}/push", f"{PREFIX}/status"
@@ -25,14 +25,17 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Asks for what the sender lacks.
 
     vector: what it has merged. server and after: whose changelog it has merged up to which
-    position; a server of another origin starts from zero. wait_ms: how long the answer may wait
-    for news if there is none.
+    position; a server of another origin starts from zero. origin: the sender's, so that what it has
+    is remembered. snapshot: how far it has read a snapshot of that changelog. wait_ms: how long the
+    answer may wait for news if there is none.
     """
 
     node: str
     vector: Seqs
     server: bytes
     after: Seq
+    origin: bytes = b""
+    snapshot: Progress | None = None
     wait_ms: Int64 = 0
 
 
@@ -51,15 +54,19 @@ class StatusRequest(msgspec.Struct, frozen=True):
     origin: Origin
 
 
-class StatusAnswer(msgspec.Struct, frozen=True):
-    """How far a replica is. cursor: the position up to which it has merged the asker's
-    changelog."""
+class StatusAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a replica is.
+
+    cursor: the position up to which it has merged the asker's changelog. snapshot: how far it has
+    read a snapshot of it.
+    """
 
     node: str
     origin: Origin
     vector: Seqs
     cursor: Seq
     now_ms: Int64
+    snapshot: Progress | None = None
 
 
 class PushAnswer(msgspec.Struct, frozen=True):

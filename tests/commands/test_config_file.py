@@ -50,7 +50,7 @@ def test_a_minimal_file_is_enough(file: Path) -> None:
     assert config.node == "host-a"
     assert config.tables["note"].key == ("name",)
     assert (config.sync.interval, config.sync.max_clock_drift) == (5_000, 300_000)
-    assert config.sync.wake_within == 75_000
+    assert (config.sync.wake_within, config.sync.retention) == (75_000, 7_776_000_000)
     assert config.peers == ()
     assert (config.serve.port, config.serve.threads) == (5000, 8)
 
@@ -237,6 +237,7 @@ OVERRIDES: dict[str, tuple[str, Any]] = {
     "SYNC_INTERVAL": ("300ms", 300),
     "SYNC_KEYS": (f"k9:{OTHER_SECRET}", [("k9", OTHER_SECRET)]),
     "SYNC_MAX_CLOCK_DRIFT": ("1h", 3_600_000),
+    "SYNC_RETENTION": ("30d", 2_592_000_000),
     "SYNC_WAKE_WITHIN": ("2m", 120_000),
     "SYNC_PEERS": ("z=https://z.example", [("z", "https://z.example", False)]),
     "SERVE_APP": ("mine:app", "mine:app"),
@@ -250,6 +251,7 @@ FULL = with_changes(
         "interval": "7s",
         "max_clock_drift": "7m",
         "wake_within": "70s",
+        "retention": "60d",
     },
     peers=[{"name": "b", "url": "https://b.example"}],
     serve={"app": "theirs:app", "host": "0.0.0.0", "port": 7000, "threads": 7},

@@ -27,7 +27,7 @@ from syncd.replica import Replica
 START_MS = 1_700_000_000_000
 PULL_FRAMES_MAX = 1_000
 _UNIX_EPOCH_JULIAN = 2_440_587.5
-_DAY_MS = 86_400_000
+DAY_MS = 86_400_000
 
 Key = list[str] | str | dict[str, Any] | None
 """A table's key as config.yaml has it: columns, `generated`, or None for the PRIMARY KEY."""
@@ -65,7 +65,7 @@ class Clock:
 
     def julian(self) -> float:
         """Return the same moment as julianday('now') would, in the middle of its millisecond."""
-        return (self.ms + 0.5) / _DAY_MS + _UNIX_EPOCH_JULIAN
+        return (self.ms + 0.5) / DAY_MS + _UNIX_EPOCH_JULIAN
 
 
 class Host:
@@ -166,6 +166,13 @@ class Host:
             for device, status, note in self.rows("SELECT device_id, status, note FROM devices")
         }
 
+    def entries(self, table: str = "devices") -> int:
+        """Return how many entries a table's changelog has."""
+        self.replica.fold()
+        ((count,),) = self.rows(f'SELECT count(*) FROM "syncd_changes_{table}"')
+        assert isinstance(count, int)
+        return count
+
     def conflicts(self) -> list[tuple[Any, ...]]:
         """Return the conflict log: table, column, the value that lost, the value that won."""
         return self.rows("SELECT tbl, col, lost_value, won_value FROM syncd_conflict ORDER BY id")
@@ -216,9 +223,11 @@ def small_frames(entries_max: int | None) -> Iterator[None]:
 
 def ask(receiver: Host, sender: Host, *, frame_entries: int | None = None) -> Delivery:
     """Return the next frame of what a receiver lacks of a sender."""
+    vector, server = receiver.replica.vector(), sender.replica.origin()
+    sender.replica.hear(receiver.replica.origin(), receiver.node, vector)
     with small_frames(frame_entries):
         return sender.replica.changes_since(
-            receiver.replica.vector(), receiver.replica.cursor(sender.replica.origin())
+            vector, receiver.replica.cursor(server), receiver.replica.progress(server)
         )
 
 
