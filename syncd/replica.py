@@ -266,8 +266,8 @@ class Replica:
         """Forget deaths and conflicts past the retention, in short slices of the write lock."""
         retention_ms = self.config.sync.retention
         deaths = conflicts = 0
+        self.fold()
         with self._database.read() as connection:
-            schema.require_enrolled(connection)
             slices = compaction.slices(connection, self.wall_ms(), retention_ms)
         for part in slices:
             with self._database.write() as connection:

@@ -1,4 +1,7 @@
-"""What has bitten systems of this kind before: each hazard of the design with its story."""
+"""What has bitten systems of this kind before: each hazard of the design with its story.
+
+Hazards 4 and 5, about what is forgotten, are in test_compaction.py.
+"""
 
 from __future__ import annotations
 
