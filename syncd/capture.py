@@ -120,6 +120,43 @@ def suspended(connection: Connection, tables: Collection[Table]) -> Iterator[Non
         connection.run(sql)
 
 
+def crossing(connection: Connection, table: Table) -> list[tuple[str, str]]:
+    """Return the user's triggers that a table's writes set off and that write another enrolled one.
+
+    Each comes with the table it writes. One on a table that is not enrolled may be among them, but
+    none on another enrolled table: that one has them itself.
+    """
+    enrolled = _enrolled(connection)
+    others = enrolled - {table.name}
+    on = dict(
+        connection.rows(
+            "SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger'"
+            " AND name NOT GLOB 'syncd_*'"
+        )
+    )
+    return sorted(
+        (trigger, written)
+        for written, trigger in connection.writes_of(_writes_to(table))
+        if trigger is not None and written in others and on.get(trigger, written) not in others
+    )
+
+
+def _enrolled(connection: Connection) -> set[str]:
+    return {name for (name,) in connection.rows("SELECT name FROM syncd_table")}
+
+
+def _writes_to(table: Table) -> list[str]:
+    """Return statements that set off every trigger on what a merge writes of a table."""
+    key = table.identity[0]
+    names = [*(quoted(c.name) for c in table.columns), *table.identity]
+    sets = ", ".join(f"{name} = {name}" for name in names)
+    return [
+        f"INSERT INTO {table.sql} ({key}) VALUES (NULL)",
+        f"UPDATE {table.sql} SET {sets}",
+        f"DELETE FROM {table.sql}",
+    ]
+
+
 def _present(connection: Connection, table: Table) -> dict[str, str]:
     return dict(
         connection.rows(
@@ -150,18 +187,8 @@ def _not_to_fire(connection: Connection, tables: Collection[Table]) -> dict[str,
             "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?", (table.name,)
         )
     }
-    enrolled = {name for (name,) in connection.rows("SELECT name FROM syncd_table")}
-    statements = []
-    for table in tables:
-        key = table.identity[0]
-        names = [*(quoted(c.name) for c in table.columns), *table.identity]
-        sets = ", ".join(f"{name} = {name}" for name in names)
-        statements += [
-            f"INSERT INTO {table.sql} ({key}) VALUES (NULL)",
-            f"UPDATE {table.sql} SET {sets}",
-            f"DELETE FROM {table.sql}",
-        ]
-    writes = connection.writes_of(statements)
+    enrolled = _enrolled(connection)
+    writes = connection.writes_of([sql for table in tables for sql in _writes_to(table)])
     idle = on_tables - {trigger for _, trigger in writes}
     writing = {trigger for written, trigger in writes if written in enrolled}
     return {name: sql for name, sql in triggers.items() if name in idle | writing}

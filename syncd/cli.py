@@ -139,11 +139,12 @@ def init(this: _Session, as_json: bool) -> None:
     """Enrol the configured tables.
 
     Creates syncd's own tables and the capture triggers in the database, and gives rows that are
-    already there a stamp. Run it again after every migration; it changes only what has to change.
+    already there a stamp. Run it again after every migration; it changes only what has to change,
+    and says what that was. A warning names what works in another way than it may seem.
     """
     enrolled = this.replica.enrol()
     rows = [dataclasses.asdict(table) for table in enrolled]
-    _print(rows, report.table(rows), as_json)
+    _print(rows, report.enrolled_text(rows), as_json)
 
 
 @cli.command()

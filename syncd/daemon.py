@@ -46,6 +46,8 @@ def run(replica: Replica, stopping: threading.Event) -> None:
         for enrolled in replica.enrol():
             if enrolled.state != "unchanged":
                 log.info("table %s: %s", enrolled.table, enrolled.state)
+            for warning in enrolled.warnings:
+                log.warning("table %s: %s", enrolled.table, warning)
         scheduler = _scheduler(replica)
         rounds = [_Rounds(replica, peer, scheduler, stopping) for peer in replica.config.peers]
         for of_peer in rounds:

@@ -100,6 +100,7 @@ def enrol(
     results = [enrolling.one(one, known.get(one.name)) for one in definitions]
     # Only now, because backfilling wants a journal in which nothing waits.
     results = [_with_missed(connection, result, now_ms) for result in results]
+    results = [_with_crossing(connection, result) for result in results]
     return [
         *(dataclasses.replace(r, state="unlisted") if r.table in unlisted else r for r in results),
         *(Enrolled(name, "gone") for name in gone),
@@ -115,6 +116,17 @@ def _with_missed(connection: Connection, result: Enrolled, now_ms: int) -> Enrol
     if table.numbered and not table.is_generated:
         numbers.note(connection, table, f"SELECT {table.cells('e')} FROM {table.changes} AS e")
     return dataclasses.replace(result, rows=result.rows + born, deleted=died)
+
+
+def _with_crossing(connection: Connection, result: Enrolled) -> Enrolled:
+    """Warn of triggers that do not fire on every host that has the change."""
+    table = load_tables(connection)[result.table]
+    warnings = [
+        f"trigger {trigger} writes {written}, which is synced as well: what it wrote travels as"
+        " changes of its own, so it does not fire when a change from another host is merged"
+        for trigger, written in capture.crossing(connection, table)
+    ]
+    return dataclasses.replace(result, warnings=(*result.warnings, *warnings))
 
 
 def _definitions(

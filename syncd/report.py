@@ -87,6 +87,13 @@ def status_text(data: dict[str, Any]) -> str:
     )
 
 
+def enrolled_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay out what enrolling did, the warnings below the table."""
+    warnings = [f"warning: {row['table']}: {text}" for row in rows for text in row["warnings"]]
+    listed = [{k: v for k, v in row.items() if k != "warnings"} for row in rows]
+    return "\n\n".join([table(listed), *warnings])
+
+
 def summary_text(data: dict[str, Any]) -> str:
     """Lay out the summary of a bundle."""
     tables = [{"table": name, **kinds} for name, kinds in data["tables"].items()]

@@ -92,6 +92,49 @@ def test_init_as_text_is_a_table(host: CliHost) -> None:
     assert result.stderr == ""
 
 
+def test_init_warns_of_a_trigger_that_writes_another_table(host: CliHost) -> None:
+    """In the text and in JSON; nothing is wrong, so the exit code says so."""
+    host.sql("CREATE TABLE more (code TEXT PRIMARY KEY NOT NULL)")
+    host.sql(
+        "CREATE TRIGGER audit AFTER INSERT ON note"
+        " BEGIN INSERT INTO more VALUES (hex(randomblob(8))); END"
+    )
+    host.write_config(tables={"note": {"key": ["name"]}, "more": {}})
+    result = host.run("init")
+    assert (result.exit_code, result.stderr) == (0, "")
+    (warning,) = [line for line in result.stdout.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: note: trigger audit writes more")
+    found = enrolled(host)
+    assert [f"warning: note: {text}" for text in found["note"]["warnings"]] == [warning]
+    assert found["more"]["warnings"] == []
+
+
+def test_init_says_what_a_migration_did(host: CliHost) -> None:
+    """Columns that came, went and stay local, and rows that nobody saw come and go."""
+    host.sql("ALTER TABLE note ADD COLUMN mood")
+    assert host.run("init").exit_code == 0
+    for name in ("x", "y", "z"):
+        host.add(name)
+    assert host.json("status")["adrift"] == {}
+    host.sql("ALTER TABLE note RENAME TO old")
+    host.make_table()
+    host.sql("ALTER TABLE note ADD COLUMN colour")
+    host.sql("INSERT INTO note (name) SELECT name FROM old WHERE name <> 'x' UNION SELECT 'new'")
+    host.sql("DROP TABLE old")
+    assert host.json("status")["adrift"] == {"note": ["mood"]}
+    assert "note: migrated; run syncd init" in host.run("status").stdout
+    export = host.run("export", host.folder / "x.syncd")
+    assert export.exit_code == 1
+    assert "error: table note has no column mood any more\nhint: " in export.stderr
+    host.write_config(tables={"note": {"key": ["name"], "columns": {"exclude": ["body"]}}})
+    text = host.run("init").stdout
+    assert text.splitlines()[0].split() == [
+        *("table", "state", "rows", "deleted", "added", "dropped", "excluded")
+    ]
+    assert text.splitlines()[2].split() == ["note", "changed", "1", "1", "colour", "mood", "body"]
+    assert enrolled(host)["note"]["state"] == "unchanged"
+
+
 UNFIT: dict[str, tuple[Callable[[CliHost], None], tuple[str, ...], int]] = {
     "a table that is not there": (
         lambda host: host.write_config(tables={"note": {"key": ["name"]}, "ghost": {}}),

@@ -700,6 +700,72 @@ class TestMigrations:
         assert {row[1] for row in schema_of(a)} == {row[1] for row in before}
 
 
+AUDITED = """
+    CREATE TABLE devices (device_id TEXT PRIMARY KEY, status, note);
+    CREATE TABLE logs (line TEXT PRIMARY KEY);
+    CREATE TABLE seen (line);
+"""
+INTO_LOGS = "INSERT INTO logs VALUES (hex(randomblob(8)));"
+TRIGGERS: dict[str, tuple[str, set[str]]] = {
+    "on insert": (f"CREATE TRIGGER audit AFTER INSERT ON devices BEGIN {INTO_LOGS} END", {"audit"}),
+    "on delete": (f"CREATE TRIGGER audit AFTER DELETE ON devices BEGIN {INTO_LOGS} END", {"audit"}),
+    "on update of a column": (
+        f"CREATE TRIGGER audit AFTER UPDATE OF note ON devices BEGIN {INTO_LOGS} END",
+        {"audit"},
+    ),
+    "on update of a column that stays local": (
+        f"CREATE TRIGGER audit AFTER UPDATE OF status ON devices BEGIN {INTO_LOGS} END",
+        set(),
+    ),
+    "through a table that is not synced": (
+        "CREATE TRIGGER first AFTER INSERT ON devices BEGIN INSERT INTO seen VALUES (1); END;"
+        f"CREATE TRIGGER audit AFTER INSERT ON seen BEGIN {INTO_LOGS} END",
+        {"audit"},
+    ),
+    "into its own table": (
+        "CREATE TRIGGER audit AFTER INSERT ON devices BEGIN UPDATE devices SET note = 1; END",
+        set(),
+    ),
+    "into a table that is not synced": (
+        "CREATE TRIGGER audit AFTER INSERT ON devices BEGIN INSERT INTO seen VALUES (1); END",
+        set(),
+    ),
+    "on a table that is not synced": (
+        f"CREATE TRIGGER audit AFTER INSERT ON seen BEGIN {INTO_LOGS} END",
+        set(),
+    ),
+}
+
+
+class TestTriggersOfTheUsers:
+    """A trigger on one synced table that writes another fires where the change is born only."""
+
+    @pytest.mark.parametrize(("ddl", "named"), TRIGGERS.values(), ids=TRIGGERS.keys())
+    def test_those_that_cross_are_named(
+        self, make_hosts: MakeHosts, ddl: str, named: set[str]
+    ) -> None:
+        """At the table that sets them off, at every enrolment."""
+        tables: dict[str, Key] = {"devices": {"columns": {"exclude": ["status"]}}, "logs": None}
+        (a,) = make_hosts("a", ddl=f"{AUDITED}; {ddl}", tables=tables, enrolled=False)
+        for _ in range(2):
+            devices, logs = a.enrol()
+            assert {warning.split()[1] for warning in devices.warnings} == named
+            assert all("writes logs" in warning for warning in devices.warnings)
+            assert logs.warnings == ()
+
+    def test_a_chain_is_told_link_by_link(self, make_hosts: MakeHosts) -> None:
+        """Each trigger is named once, at its own table."""
+        ddl = (
+            f"{AUDITED}; CREATE TABLE third (line TEXT PRIMARY KEY);"
+            f"CREATE TRIGGER one AFTER INSERT ON devices BEGIN {INTO_LOGS} END;"
+            "CREATE TRIGGER two AFTER INSERT ON logs BEGIN INSERT INTO third VALUES (NEW.line); END"
+        )
+        tables: dict[str, Key] = {"devices": None, "logs": None, "third": None}
+        (a,) = make_hosts("a", ddl=ddl, tables=tables, enrolled=False)
+        named = {e.table: [warning.split()[1] for warning in e.warnings] for e in a.enrol()}
+        assert named == {"devices": ["one"], "logs": ["two"], "third": []}
+
+
 TWO_TABLES = f"{DEVICES}; CREATE TABLE logs (line TEXT PRIMARY KEY, kind)"
 BOTH: dict[str, Key] = {**DEVICES_KEY, "logs": None}
 DRIFTS = {
