@@ -97,7 +97,7 @@ def _verdict(replica: Replica, client: PeerClient) -> Verdict:
         comparing = _Comparing(replica, client)
         try:
             comparing.run()
-        except _Moved:
+        except _UnderWay:
             continue
         return Verdict(
             client.peer.name,
@@ -122,7 +122,7 @@ def _repair(replica: Replica, client: PeerClient, differences: Sequence[Differen
             comparison.rewrite(replica, name, keys, written)
 
 
-class _Moved(Exception):
+class _UnderWay(Exception):
     """The two answers are not of the same changes, so what differs may be under way."""
 
 
@@ -132,13 +132,13 @@ class _Comparing:
     def __init__(self, replica: Replica, client: PeerClient) -> None:
         self._replica = replica
         self._client = client
-        self._vectors: tuple[Vector, Vector] | None = None
+        self._in_step = False
         self.rows = 0
         self.differences: list[Difference] = []
         self.skipped: list[str] = []
 
     def run(self) -> None:
-        """Find the rows that differ; raise `_Moved` if that cannot be said for now."""
+        """Find the rows that differ; raise `_UnderWay` if that cannot be said for now."""
         asked = comparison.questions(self._replica)
         pairs = self._ask(asked)
         known = [
@@ -153,8 +153,7 @@ class _Comparing:
         for question, (here, there) in zip(known, pairs, strict=True):
             self.rows += here.rows
             if here.digests != there.digests:
-                if not self._in_step():
-                    raise _Moved
+                self._require_step()
                 self.differences += self._descend(question, max(here.rows, there.rows))
 
     def _descend(self, whole: Buckets, rows: int) -> Iterator[Difference]:
@@ -173,6 +172,7 @@ class _Comparing:
 
     def _differing(self, whole: Buckets, prefixes: list[bytes]) -> list[bytes]:
         ((here, there),) = self._ask([msgspec.structs.replace(whole, prefixes=prefixes)])
+        self._require_step()
         places = range(0, len(here.digests), ROW_BYTES)
         return [
             prefix
@@ -183,6 +183,7 @@ class _Comparing:
     def _listed(self, whole: Buckets, prefixes: list[bytes]) -> Iterator[Difference]:
         question = msgspec.structs.replace(whole, prefixes=prefixes, listed=True)
         ((here, there),) = self._ask([question])
+        self._require_step()
         mine, theirs = _by_key(here), _by_key(there)
         for values in {**mine, **theirs}:
             a, b = mine.get(values), theirs.get(values)
@@ -193,19 +194,15 @@ class _Comparing:
             columns = _columns(whole, a, b) if a is not None and b is not None else ()
             yield Difference(whole.table, key, state, columns, values)
 
-    def _in_step(self) -> bool:
-        """Say whether both hosts have merged the same."""
-        assert self._vectors is not None
-        return dict(self._vectors[0]) == dict(self._vectors[1])
+    def _require_step(self) -> None:
+        if not self._in_step:
+            raise _UnderWay
 
     def _ask(self, asked: list[Buckets]) -> list[tuple[BucketsAnswer, BucketsAnswer]]:
-        """Ask both hosts."""
+        """Ask both hosts, and note whether they have merged the same."""
         here = comparison.answer(self._replica, asked)
         there = self._client.compare(CompareRequest(self._replica.config.node, asked))
-        vectors = Vector(here.vector), Vector(there.vector)
-        if self._vectors not in (None, vectors):
-            raise _Moved
-        self._vectors = vectors
+        self._in_step = Vector(here.vector) == Vector(there.vector)
         if len(there.answers) != len(asked) or not all(map(_fits, asked, there.answers)):
             raise PeerMisbehaved(f"{self._client.peer.name} answers another question")
         return list(zip(here.answers, there.answers, strict=True))

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 import pytest
 
 from engine.conftest import MakeHosts
-from engine.hosts import DEVICES, DEVICES_KEY, Host, Key, pull, settle
+from engine.hosts import DEVICES, DEVICES_KEY, Host, Key, changes_in, pull, settle
+from engine.model import EXISTENCE
 from syncd import comparison
 from syncd.audit import BIRTH, COLUMNS, DEATH, TRIGGER
+from syncd.bundle import Column
+from syncd.clock import ms_of_hlc
+from syncd.vector import Vector
 
 LOGS = "CREATE TABLE logs (id INTEGER PRIMARY KEY, line TEXT)"
 BOTH: dict[str, Key] = {**DEVICES_KEY, "logs": "generated"}
@@ -107,6 +111,15 @@ class TestFindings:
         a.enrol()
         assert findings(a) == set()
 
+    def test_a_column_that_stays_on_this_host_is_none_of_its_business(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """It is no column that has come since."""
+        tables = {"devices": {"key": ["device_id"], "columns": {"exclude": ["note"]}}}
+        (a,) = make_hosts("a", tables=tables)
+        insert(a, ["d"])
+        assert findings(a) == set()
+
     def test_an_audit_writes_nothing(self, make_hosts: MakeHosts) -> None:
         """Finding is not mending."""
         (a,) = make_hosts("a")
@@ -167,6 +180,19 @@ class TestMending:
         assert findings(a) == set()
         settle(a, b)
         assert a.devices() == b.devices() == {"loser": ("new", "wanted")}
+
+    def test_only_the_columns_concerned_are_written_anew(self, make_hosts: MakeHosts) -> None:
+        """The others keep their stamps, and lose to newer writes as before."""
+        (a,) = make_hosts("a")
+        insert(a, ["d", "e"])
+        a.replica.fold()
+        a.clock.ms += 1_000
+        comparison.rewrite(
+            a.replica, "devices", [Column(["d", "e", "unknown"])], [["note"], None, None]
+        )
+        changes = changes_in(a.replica.changes_since(Vector())[1])
+        anew = {(c.key[0][1], c.register) for c in changes if ms_of_hlc(c.stamp.hlc) == a.clock.ms}
+        assert anew == {(b"d", "note"), (b"e", EXISTENCE), (b"e", "status"), (b"e", "note")}
 
     @pytest.mark.parametrize("kind", ["REAL", "BLOB"])
     def test_keys_of_every_kind_are_found_again(self, make_hosts: MakeHosts, kind: str) -> None:

@@ -183,6 +183,29 @@ class TestComparing:
         verdict = verify(pair)
         assert (verdict.state, verdict.differences) == (state, ())
 
+    def test_what_changes_while_rows_are_sought_is_not_named(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A peer writes after the first question has shown a difference."""
+        here, there, _ = pair
+        here.add_many(100)
+        verify(pair)
+        past_the_triggers(there, "UPDATE note SET body = 'damage' WHERE name = '7'")
+        asked = 0
+        answer = comparison.answer
+
+        def write_later(replica: Any, questions: Any) -> wire.CompareAnswer:
+            nonlocal asked
+            if replica is there.replica:
+                asked += 1
+                if asked in (2, 5):
+                    there.sql("UPDATE note SET body = body || 'new' WHERE name <> '7'")
+            return answer(replica, questions)
+
+        monkeypatch.setattr(comparison, "answer", write_later)
+        assert found(verify(pair)).keys() == {"'7'"}
+        assert asked == 2 + 3 + 3
+
     def test_a_peer_that_is_down_is_a_failure(self, pair: Pair) -> None:
         """With the reason."""
         here, _, _ = pair
