@@ -11,7 +11,7 @@ run: .venv/installed
 	$(BIN)/python deploy/three_hosts.py
 
 test: .venv/installed-dev check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 check: .venv/installed-dev
 	$(BIN)/ruff check
