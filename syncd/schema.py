@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from syncd.database import Connection, quoted
 from syncd.errors import DatabaseError, NotEnrolled, SchemaChanged
 
-FORMAT = 1
+FORMAT = 2
 
 GENERATED = "generated"
 """What `key` says for a table whose identities syncd mints."""
