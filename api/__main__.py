@@ -1,16 +1,21 @@
 """The API's own commands: `python -m api`.
 
-Owns what an operator does to accounts at the host itself. A password is generated here, printed
-once and stored only as a hash; there is no default administrator and no way to choose a password.
+Owns what an operator does at the host itself: accounts, and a vendor's second database. A password
+is generated here, printed once and stored only as a hash; there is no default administrator and no
+way to choose a password.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import sqlite3
+import sys
 from pathlib import Path
 
 import click
+from tabulate import tabulate
 
-from api import accounts, auth, passwords
+from api import accounts, auth, legacy, passwords
 from api.commands import act, as_json, config_option, opened_database, show
 from api.key_commands import keys
 
@@ -37,6 +42,50 @@ def create_admin(username: str, config_path: Path | None, reset: bool, as_json: 
     accounts.put_administrator(store, act(replica), username, password)
     made = {"username": username, "password": password}
     show(made, f"username: {username}\npassword: {password}", as_json)
+
+
+@main.command("import-legacy")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--dry-run", is_flag=True, help="Say what would be taken, and change nothing.")
+@config_option
+@as_json
+def import_legacy(file: Path, dry_run: bool, config_path: Path | None, as_json: bool) -> None:
+    """Merge FILE, another database of the vendor's, into this host's.
+
+    Devices, accounts, block list and logs that are not here are taken over as they are. A licence
+    that is here is neither renewed nor revived; where the file says otherwise, the difference is
+    listed. A block in the file blocks. Merging a file again changes nothing.
+    """
+    store, replica = opened_database(config_path)
+    try:
+        report = legacy.merge_file(store, act(replica), file, dry_run=dry_run, progress=_progress)
+    except (legacy.NotLegacyError, sqlite3.Error) as error:
+        raise click.ClickException(f"{error}; nothing was changed") from error
+    data = {"file": str(file), "dry_run": dry_run, **dataclasses.asdict(report)}
+    show(data, _report_text(report, dry_run), as_json)
+
+
+def _progress(table: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"merging {table} ...", err=True)
+
+
+def _report_text(report: legacy.Report, dry_run: bool) -> str:
+    rows = [
+        {"table": table, "new": new, "here already": report.there[table]}
+        for table, new in report.new.items()
+    ]
+    parts = [
+        tabulate(rows, headers="keys"),
+        f"{report.filled} empty fields filled in, {len(report.blocked)} devices blocked,"
+        f" {len(report.skipped)} left out because they were deleted here",
+    ]
+    if report.differences:
+        table = tabulate([dataclasses.asdict(one) for one in report.differences], headers="keys")
+        parts.append(f"Kept as they are here:\n{table}")
+    if dry_run:
+        parts.append("A dry run: nothing was changed.")
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

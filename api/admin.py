@@ -14,7 +14,7 @@ from flask import Blueprint, abort, request
 from flask.typing import ResponseReturnValue
 
 import syncd
-from api import auth, devices, licences
+from api import auth, clones, devices, licences
 from api.access import NOT_ALLOWED, administrator, attempt_login, signed_in
 from api.body import Body
 from api.host import host
@@ -88,14 +88,16 @@ def update_created_by() -> ResponseReturnValue:
 
 @blueprint.post("/devices/<path:device_id>/deactivate")
 def deactivate_device(device_id: str) -> ResponseReturnValue:
-    """Block a device, make it active, or toggle between the two."""
+    """Block a device, make it active, or toggle between the two; users can only block."""
     here = host()
     account = signed_in(here)
     action = Body.of_request().text("action") or "toggle"
     with devices.ordering(here.store, here.act(account.username)) as order:
         device = touchable(order, account, device_id)
         status = _next_status(action, device["status"])
-        order.set(device_id, "status", status)
+        if status != "blocked" and not account.is_admin:
+            abort(403, NOT_ALLOWED)
+        order.set_status(device_id, status)
     return {"success": True, "device_id": device_id, "status": status}
 
 
@@ -108,6 +110,24 @@ def delete_device(device_id: str) -> ResponseReturnValue:
         touchable(order, account, device_id)
         order.delete(device_id)
     return {"success": True, "device_id": device_id, "message": "Dispositivo excluído."}
+
+
+@blueprint.get("/clones")
+def list_clones() -> ResponseReturnValue:
+    """List the devices that seem to be in use in two places."""
+    here = host()
+    administrator(here)
+    return {"items": clones.open_flags(here.store)}
+
+
+@blueprint.post("/clones/<path:device_id>/review")
+def review_clone(device_id: str) -> ResponseReturnValue:
+    """Take a device off that list, until there is new evidence."""
+    here = host()
+    account = administrator(here)
+    if not clones.review(here.store, here.act(account.username), device_id):
+        abort(404, NO_SUCH_DEVICE)
+    return {"success": True, "device_id": device_id}
 
 
 @blueprint.post("/sync")

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 import syncd
-from api import admin, keys, public, reset, users, verify
+from api import admin, clones, keys, public, reset, users, verify
+from api.access_log import AccessLog
 from api.addresses import TrustedProxies
 from api.clock import Clock, utc_now
+from api.freshness import Freshness
 from api.host import EXTENSION, Host
+from api.jobs import Job, Jobs
 from api.mail import Mailer
 from api.offline import OfflineTokens
 from api.schema import migrate
@@ -41,36 +45,74 @@ from api.store import Store
 from api.throttle import Throttle
 
 
-def create_app(config: syncd.Config | None = None, *, clock: Clock | None = None) -> Flask:
+def create_app(
+    config: syncd.Config | None = None, *, clock: Clock | None = None, with_jobs: bool = True
+) -> Flask:
     """Return the application of the host that a config describes, by default $SYNCD_CONFIG.
 
-    Raises syncd.ConfigError with every mistake in the settings.
+    with_jobs: whether it does from time to time what a host must do, or only answers. Raises
+    syncd.ConfigError with every mistake in the settings.
     """
     config = config or syncd.load_config(check=_problems)
     settings = load_settings(config.api, os.environ)
     _refuse_public_keys(config, settings)
     _set_up_log(settings)
-    clock = clock or utc_now
-    store, replica = open_database(config)
     app = LicenceApi(__name__, static_folder=None)
     app.debug = False  # whatever FLASK_DEBUG says
-    app.extensions[EXTENSION] = Host(
-        settings,
-        store,
-        replica,
-        Sessions(settings.session_keys, store, clock),
-        Throttle(store, clock),
-        offline_tokens(config, settings, store, clock),
-        Mailer(settings, clock),
-        clock,
-    )
+    here = app.extensions[EXTENSION] = _host(config, settings, clock or utc_now)
     app.register_error_handler(HTTPException, _as_json)
     for module in (public, verify, keys, admin, users, reset):
         app.register_blueprint(module.blueprint)
-    app.register_blueprint(syncd.blueprint(replica))
+    app.register_blueprint(syncd.blueprint(here.replica))
     _allow_origins(app, settings)
     app.wsgi_app = TrustedProxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
+    if with_jobs:
+        jobs_of(here).start()
     return app
+
+
+def _host(config: syncd.Config, settings: Settings, clock: Clock) -> Host:
+    store, replica = open_database(config)
+    return Host(
+        settings=settings,
+        store=store,
+        replica=replica,
+        sessions=Sessions(settings.session_keys, store, clock),
+        throttle=Throttle(store, clock),
+        offline=offline_tokens(config, settings, store, clock),
+        mailer=Mailer(settings, clock),
+        freshness=Freshness(
+            replica,
+            lasts=settings.fresh_for,
+            wait=settings.fresh_wait,
+            # The others go on answering those who need no round.
+            waiting_max=max(1, config.serve.threads // 2),
+        ),
+        access_log=AccessLog(store),
+        clock=clock,
+    )
+
+
+def jobs_of(here: Host) -> Jobs:
+    """Return what a host does from time to time."""
+    store, clock = here.store, here.clock
+    return Jobs(
+        store,
+        clock,
+        [
+            Job("sessions", timedelta(hours=1), here.sessions.forget_expired),
+            Job(
+                "access_log",
+                timedelta(hours=1),
+                lambda: here.access_log.forget(clock() - here.settings.access_log_kept),
+            ),
+            Job(
+                "clones",
+                timedelta(minutes=1),
+                lambda: clones.detect(store, here.act(clones.DETECTOR)),
+            ),
+        ],
+    )
 
 
 def _problems(_: str, section: Mapping[str, Any], environ: Mapping[str, str]) -> Sequence[str]:

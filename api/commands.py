@@ -46,7 +46,7 @@ def act(replica: syncd.Replica) -> Act:
 def opened_host(config_path: Path | None) -> Host:
     """Return the host of a config; ends the command where the config is wrong."""
     try:
-        app = create_app(syncd.load_config(config_path))
+        app = create_app(syncd.load_config(config_path), with_jobs=False)
     except syncd.SyncError as error:
         raise click.ClickException(str(error)) from error
     here: Host = app.extensions[EXTENSION]

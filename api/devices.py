@@ -17,9 +17,19 @@ from api.clock import column_text
 from api.history import Act
 from api.store import Store, Value
 
+FOUND = """
+    SELECT d.*, EXISTS (SELECT 1 FROM blocks AS b WHERE b.device_id = d.device_id) AS is_blocked,
+           EXISTS (SELECT 1 FROM blocked_devices AS b WHERE b.device_id = d.device_id) AS is_barred
+      FROM devices AS d WHERE d.device_id = ?
+"""
+_STATUS = """
+    CASE WHEN EXISTS (SELECT 1 FROM blocks AS b WHERE b.device_id = devices.device_id)
+         THEN 'blocked' ELSE status END AS status
+"""
 LISTED = (
-    "id, device_id, owner_name, cpf, email, address, license_type, status, start_date, end_date, "
-    "custom_interval, features, last_seen_at, last_seen_ip, last_hostname, last_version, created_by"
+    f"id, device_id, owner_name, cpf, email, address, license_type, {_STATUS}, start_date, "
+    "end_date, custom_interval, features, last_seen_at, last_seen_ip, last_hostname, last_version, "
+    "created_by"
 )
 DESCRIBING = ("owner_name", "cpf", "email", "address")
 NAMEABLE = ("license_type", *DESCRIBING, "created_by")
@@ -51,10 +61,11 @@ class Order:
         self._act = act
 
     def find(self, device_id: str) -> Device | None:
-        """Return a device's row, or None."""
-        found = self._connection.execute("SELECT * FROM devices WHERE device_id = ?", (device_id,))
-        row = found.fetchone()
-        return dict(row) if row else None
+        """Return a device's row, or None; a device that is blocked has that status."""
+        row = self._connection.execute(FOUND, (device_id,)).fetchone()
+        if row is None:
+            return None
+        return dict(row) | ({"status": "blocked"} if row["is_blocked"] else {})
 
     def register(self, device_id: str, named: Mapping[str, str]) -> str:
         """Create a device, or change the named columns of a known one; return its licence type.
@@ -77,8 +88,15 @@ class Order:
         self._update(device_id, {column: value})
         self._note(device_id, column, value)
 
+    def set_status(self, device_id: str, status: str) -> None:
+        """Block a device, or lift its block and give it another status."""
+        if status != "blocked":
+            # Also where a host that did not know of the block has overwritten the status.
+            self._connection.execute("DELETE FROM blocks WHERE device_id = ?", (device_id,))
+        self.set(device_id, "status", status)
+
     def delete(self, device_id: str) -> None:
-        """Remove a device; its access log and its history stay."""
+        """Remove a device; its access log, its history and its block stay."""
         self._connection.execute("DELETE FROM devices WHERE device_id = ?", (device_id,))
         self._note(device_id, "delete", None)
 

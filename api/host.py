@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from flask import current_app
 
 import syncd
+from api.access_log import AccessLog
 from api.clock import Clock
+from api.freshness import Freshness
 from api.history import Act
 from api.mail import Mailer
 from api.offline import OfflineTokens
@@ -35,6 +37,8 @@ class Host:
     throttle: Throttle
     offline: OfflineTokens
     mailer: Mailer
+    freshness: Freshness
+    access_log: AccessLog
     clock: Clock
 
     @property

@@ -58,11 +58,14 @@ class Licence:
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Licence:
-        """Read a row of `devices`; raises ValueError where a date is not ISO 8601."""
+        """Read a row of `devices` with `is_blocked` (devices.FOUND).
+
+        Raises ValueError where a date is not ISO 8601.
+        """
         return cls(
             device_id=row["device_id"],
             license_type=row["license_type"],
-            status=row["status"],
+            status="blocked" if row["is_blocked"] else row["status"],
             expires=_expires(row["license_type"], row["start_date"], row["end_date"]),
             interval=_interval(row["custom_interval"]),
             features=_features(row["features"]),

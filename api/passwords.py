@@ -14,6 +14,9 @@ import secrets
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 
+# What the vendor's servers gave to everybody: whoever has read their source could log in.
+_WELL_KNOWN = frozenset({"admin123"})
+
 # OWASP's Argon2id minimum (Password Storage Cheat Sheet): the library's default of 64 MiB a login
 # would let a few logins at once exhaust a free host.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -36,7 +39,8 @@ def matches(password: str, stored: str, legacy_salt: str) -> bool:
         return _argon2_matches(password, stored)
     _argon2_matches(password, _DECOY)
     legacy = hashlib.sha256((legacy_salt + password).encode()).hexdigest()
-    return hmac.compare_digest(legacy.encode(), stored.encode())
+    is_right = hmac.compare_digest(legacy.encode(), stored.encode())
+    return is_right and password not in _WELL_KNOWN
 
 
 def is_outdated(stored: str) -> bool:

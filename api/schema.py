@@ -7,6 +7,9 @@ never drops or rewrites what is there, and a released one is never edited.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
@@ -120,6 +123,53 @@ ACCOUNTS = (
     """,
     "CREATE INDEX attempts_name ON attempts (name)",
 )
+BLOCKS_AND_LOGS = (
+    # A block is a row of its own, so that no concurrent write to the device's status, from another
+    # host that does not know of the block, can take it away: only who has seen it can delete it.
+    """
+    CREATE TABLE blocks (
+        device_id TEXT NOT NULL PRIMARY KEY,
+        created_at TEXT
+    )
+    """,
+    "INSERT INTO blocks SELECT device_id, datetime('now') FROM devices WHERE status = 'blocked'",
+    # Whatever program writes the status: to block is to write it, to lift is to write it over.
+    """
+    CREATE TRIGGER device_inserted_blocked AFTER INSERT ON devices
+    WHEN NEW.status = 'blocked' BEGIN
+        INSERT INTO blocks SELECT NEW.device_id, datetime('now')
+         WHERE NOT EXISTS (SELECT 1 FROM blocks WHERE device_id = NEW.device_id);
+    END
+    """,
+    """
+    CREATE TRIGGER device_blocked AFTER UPDATE OF status ON devices
+    WHEN NEW.status = 'blocked' AND OLD.status <> 'blocked' BEGIN
+        INSERT INTO blocks SELECT NEW.device_id, datetime('now')
+         WHERE NOT EXISTS (SELECT 1 FROM blocks WHERE device_id = NEW.device_id);
+    END
+    """,
+    """
+    CREATE TRIGGER device_unblocked AFTER UPDATE OF status ON devices
+    WHEN OLD.status = 'blocked' AND NEW.status <> 'blocked' BEGIN
+        DELETE FROM blocks WHERE device_id = NEW.device_id;
+    END
+    """,
+    """
+    CREATE TABLE clone_flags (
+        device_id TEXT NOT NULL PRIMARY KEY,
+        addresses TEXT NOT NULL,
+        flagged_at TEXT NOT NULL,
+        host TEXT,
+        reviewed_at TEXT,
+        reviewed_by TEXT
+    )
+    """,
+    "CREATE INDEX access_logs_device ON access_logs (device_id, created_at)",
+    "CREATE INDEX access_logs_created ON access_logs (created_at)",
+    "CREATE INDEX license_history_device ON license_history (device_id, created_at)",
+    # Of this host alone: it is not enrolled.
+    "CREATE TABLE job_runs (name TEXT NOT NULL PRIMARY KEY, ran_s REAL NOT NULL)",
+)
 LATE_DEVICE_COLUMNS = ("cpf", "address", "email", "created_by")
 
 migrations = Migrations("licence-api")
@@ -148,6 +198,20 @@ def accounts(db: Database) -> None:
     for statement in ACCOUNTS:
         db.execute(statement)
     db.table("license_history").add_column("host", str)
+
+
+@migrations(name="0004_blocks_and_logs")
+def blocks_and_logs(db: Database) -> None:
+    """Make blocks rows of their own, and let the logs of all hosts be read together."""
+    db.table("access_logs").add_column("host", str)
+    for statement in BLOCKS_AND_LOGS:
+        db.execute(statement)
+
+
+def prepare_database(path: Path, tables: Collection[str]) -> None:
+    """Bring a file's tables up to date before `syncd init` enrols them, if they are this API's."""
+    if "devices" in tables:
+        migrate(Store(path))
 
 
 def migrate(store: Store) -> None:

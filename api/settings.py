@@ -142,6 +142,15 @@ class Settings(BaseModel):
     reset_url: BaseUrl | None = Field(
         None, description="It is the page for a new password, which gets ?token=... added"
     )
+    fresh_for: Duration = Field(
+        timedelta(seconds=10), description="It is how old data may be to deny on, such as 10s"
+    )
+    fresh_wait: Duration = Field(
+        timedelta(seconds=3), description="It is how long a denial may wait for peers, such as 3s"
+    )
+    access_log_kept: Duration = Field(
+        timedelta(days=90), description="It is how long the access log reaches back, such as 90d"
+    )
     trusted_proxies: Networks = Field(
         (),
         description="They are the proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8",

@@ -47,6 +47,18 @@ class Store:
             connection.rollback()
             raise
 
+    @contextmanager
+    def attached(self, file: Path, name: str) -> Iterator[sqlite3.Connection]:
+        """Open a connection of its own with another file attached, which it can only read."""
+        connection = _connect(self._path)
+        try:
+            # Nothing that the file defines, such as a view, may call what could do harm.
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute(f"ATTACH ? AS {name}", (f"{file.absolute().as_uri()}?mode=ro",))
+            yield connection
+        finally:
+            connection.close()
+
     @property
     def connection(self) -> sqlite3.Connection:
         """Return the calling thread's connection, opened at its first use."""
@@ -57,7 +69,9 @@ class Store:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    connection = sqlite3.connect(
+        path.absolute().as_uri(), timeout=BUSY_TIMEOUT_S, isolation_level=None, uri=True
+    )
     connection.row_factory = sqlite3.Row
     # Imported names may be in Latin-1. One such row must not take the whole answer down.
     connection.text_factory = lambda raw: raw.decode(errors="replace")

@@ -19,7 +19,9 @@ from datetime import UTC, date, datetime, timedelta
 from flask import Blueprint, Request, request
 from flask.typing import ResponseReturnValue
 
+from api.access_log import Entry
 from api.clock import column_text
+from api.devices import FOUND
 from api.host import Host, host
 from api.licences import BARRED, UNKNOWN, Licence, Verdict
 from api.offline import NONCE
@@ -44,15 +46,10 @@ def verify() -> ResponseReturnValue:
     now = here.clock()
     question = Question.of_request(request)
     check_request(question, here.settings, now)
-    # Before the data is read: a first round that ends in between must not vouch for the rows that
-    # were read without it.
-    certain = here.replica.certain()
-    ruling = rule(here.store, question.device_id, now.date())
-    if not ruling.verdict.allow and not certain:
-        raise UnsureError
+    ruling = sure_ruling(here, question.device_id, now.date())
     if ruling.is_final:
         return refusal(here, question, ruling), 403
-    leave_trace(here.store, question, ruling.verdict, now)
+    here.access_log.add(trace(here, question, ruling.verdict, now))
     return answer(here, question, ruling, now)
 
 
@@ -143,47 +140,38 @@ def check_request(question: Question, settings: Settings, now: datetime) -> None
 
 def rule(store: Store, device_id: str, today: date) -> Ruling:
     """Judge a device by what this host's data says."""
-    row = store.row("SELECT * FROM devices WHERE device_id = ?", device_id)
+    row = store.row(FOUND, device_id)
     if row is None:
         return Ruling(UNKNOWN, None)
     licence = Licence.of_row(dict(row))
-    if store.row("SELECT 1 FROM blocked_devices WHERE device_id = ?", device_id):
-        return Ruling(BARRED, licence)
-    return Ruling(licence.verdict(today), licence)
+    return Ruling(BARRED if row["is_barred"] else licence.verdict(today), licence)
 
 
-def leave_trace(store: Store, question: Question, verdict: Verdict, now: datetime) -> None:
-    """Note when and from where the device asked, and what it was told."""
-    seen_at = column_text(now)
-    hostname = question.telemetry.get("hostname")
-    with store.writing() as connection:
-        connection.execute(
-            """
-            UPDATE devices
-               SET last_seen_at = ?, last_seen_ip = ?, last_version = ?,
-                   last_hostname = coalesce(?, last_hostname)
-             WHERE device_id = ?
-            """,
-            (seen_at, question.ip, question.version, hostname, question.device_id),
-        )
-        connection.execute(
-            """
-            INSERT INTO access_logs (device_id, ip, user_agent, hostname, client_version,
-                                     telemetry_json, allowed, message, created_at)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-            """,
-            (
-                question.device_id,
-                question.ip,
-                question.user_agent,
-                hostname,
-                question.version,
-                json.dumps(question.telemetry, sort_keys=True),
-                verdict.allow,
-                verdict.message,
-                seen_at,
-            ),
-        )
+def sure_ruling(here: Host, device_id: str, today: date) -> Ruling:
+    """Judge a device; raise UnsureError rather than deny on data that may be out of date."""
+    ruling = rule(here.store, device_id, today)
+    if ruling.verdict.allow:
+        return ruling
+    if not here.freshness.ensure():
+        raise UnsureError
+    # What was read before may be older than what has just been found fresh.
+    return rule(here.store, device_id, today)
+
+
+def trace(here: Host, question: Question, verdict: Verdict, now: datetime) -> Entry:
+    """Return what the log keeps of an answer: when and from where it was asked, and what it was."""
+    return Entry(
+        device_id=question.device_id,
+        ip=question.ip,
+        user_agent=question.user_agent,
+        hostname=question.telemetry.get("hostname"),
+        client_version=question.version,
+        telemetry_json=json.dumps(question.telemetry, sort_keys=True),
+        allowed=verdict.allow,
+        message=verdict.message,
+        created_at=column_text(now),
+        host=here.node,
+    )
 
 
 def refusal(here: Host, question: Question, ruling: Ruling) -> dict[str, object]:

@@ -6,7 +6,7 @@ The public names: what an application needs to be replicated. Everything else ma
 from syncd.config import Config, load_config
 from syncd.endpoint import blueprint
 from syncd.errors import ConfigError, SyncError
-from syncd.exchange import Outcome, sync_now
+from syncd.exchange import Outcome, catch_up, sync_now
 from syncd.replica import Replica
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Replica",
     "SyncError",
     "blueprint",
+    "catch_up",
     "load_config",
     "sync_now",
 ]

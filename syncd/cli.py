@@ -142,6 +142,7 @@ def init(this: _Session, as_json: bool) -> None:
     already there a stamp. Run it again after every migration; it changes only what has to change,
     and says what that was. A warning names what works in another way than it may seem.
     """
+    supervisor.prepare_database(this.config)
     enrolled = this.replica.enrol()
     rows = [dataclasses.asdict(table) for table in enrolled]
     _print(rows, report.enrolled_text(rows), as_json)

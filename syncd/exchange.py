@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
+import threading
 import time
 from collections.abc import Callable
 
@@ -19,7 +21,7 @@ from syncd.bundle import Header, Progress
 from syncd.config import Config, Peer
 from syncd.errors import ConfigError, PeerMisbehaved, SyncError
 from syncd.merge import Counts
-from syncd.peer import PeerClient
+from syncd.peer import TRANSFER_WITHIN_S, PeerClient
 from syncd.replica import Replica
 from syncd.vector import Vector
 
@@ -52,14 +54,22 @@ class Stopped(Exception):
 
 
 def client_of(
-    replica: Replica, peer: Peer, sleep: Callable[[float], None] = time.sleep
+    replica: Replica,
+    peer: Peer,
+    sleep: Callable[[float], None] = time.sleep,
+    within_s: float | None = None,
 ) -> PeerClient:
-    """Return the client for a configured peer. sleep: how it waits for a peer to wake up."""
+    """Return the client for a configured peer.
+
+    sleep: how it waits for a peer to wake up. within_s: how long it may take to answer, and its
+    answer to arrive; as configured, if None.
+    """
     config = replica.config
     return PeerClient(
         peer,
         signing.keyring_of(config, replica.wall_ms),
-        wake_within_s=config.sync.wake_within / 1000,
+        wake_within_s=config.sync.wake_within / 1000 if within_s is None else within_s,
+        transfer_within_s=TRANSFER_WITHIN_S if within_s is None else within_s,
         sleep=sleep,
     )
 
@@ -90,6 +100,47 @@ def sync_now(replica: Replica, peer: str | None = None, *, dry: bool = False) ->
             else:
                 outcomes.append(run_round(replica, client))
     return outcomes
+
+
+def catch_up(replica: Replica, within_s: float) -> bool:
+    """Ask all peers for news at once; say whether one has given all that it had, in time.
+
+    Rounds that take longer go on in the background and end at their next frame.
+    """
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    deadline = time.monotonic() + within_s
+    for peer in replica.config.peers:
+        threading.Thread(
+            target=lambda peer=peer: answers.put(_hurried_round(replica, peer, deadline)),
+            daemon=True,
+        ).start()
+    for _ in replica.config.peers:
+        try:
+            if answers.get(timeout=max(0, deadline - time.monotonic())):
+                return True
+        except queue.Empty:
+            break
+    return False
+
+
+def _hurried_round(replica: Replica, peer: Peer, deadline: float) -> bool:
+    def is_over() -> bool:
+        return time.monotonic() >= deadline
+
+    def sleep(seconds: float) -> None:
+        if time.monotonic() + seconds >= deadline:
+            raise Stopped
+        time.sleep(seconds)
+
+    client = client_of(replica, peer, sleep, within_s=max(0.1, deadline - time.monotonic()))
+    try:
+        return run_round(replica, client, is_over).ok
+    except (Stopped, SyncError) as error:
+        log.debug("hurried round with %s: %s", peer.name, error)
+        return False
+    finally:
+        client.close()
+        replica.close()  # this thread's connection
 
 
 def run_round(

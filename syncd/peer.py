@@ -51,7 +51,8 @@ T = TypeVar("T")
 class PeerClient:
     """Talks to one peer. Not to be shared between threads.
 
-    wake_within_s: how long a sleeping peer may take. sleep: how to wait between tries.
+    wake_within_s: how long a sleeping peer may take. transfer_within_s: how long the bytes of an
+    answer may. sleep: how to wait between tries.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class PeerClient:
         keyring: Keyring,
         *,
         wake_within_s: float,
+        transfer_within_s: float = TRANSFER_WITHIN_S,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.peer = peer
         self._keyring = keyring
         self._wake_within_s = wake_within_s
+        self._transfer_within_s = transfer_within_s
         self._sleep = sleep
         self._session = requests.Session()
 
@@ -134,7 +137,7 @@ class PeerClient:
         log.info("%s: %s; trying again", self.peer.name, error)
 
     def _post(self, path: str, body: bytes, patience_s: float) -> bytes:
-        deadline = time.monotonic() + patience_s + TRANSFER_WITHIN_S
+        deadline = time.monotonic() + patience_s + self._transfer_within_s
         try:
             with self._session.post(
                 self.peer.url + path,

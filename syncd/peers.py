@@ -150,6 +150,15 @@ def any_success(connection: Connection, names: Sequence[str]) -> bool:
     )
 
 
+def last_success_ms(connection: Connection, names: Sequence[str]) -> int | None:
+    """Return when a round with one of the peers last ended well, None if never."""
+    marks = ", ".join("?" * len(names))
+    found: int | None = connection.value(
+        f"SELECT max(success_ms) FROM syncd_peer WHERE name IN ({marks})", names
+    )
+    return found
+
+
 def record_success(
     connection: Connection,
     peer: str,

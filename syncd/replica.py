@@ -391,6 +391,13 @@ class Replica:
         with self._database.read() as connection:
             return schema.is_enrolled(connection) and peers.any_success(connection, names)
 
+    def in_step_ms(self) -> int | None:
+        """Return when this host last had all that some peer had, None if never."""
+        with self._database.read() as connection:
+            if not schema.is_enrolled(connection):
+                return None
+            return peers.last_success_ms(connection, [peer.name for peer in self.config.peers])
+
     def record_success(self, peer: str, header: Header, *, attempt_ms: int, offset_ms: int) -> None:
         """Remember a round that brought everything the peer had."""
         with self._database.write() as connection:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +63,35 @@ def application_problems(
     It may answer by a function `settings_problems(section, environ)` in a module `settings` beside
     the module that `app` names. The application itself is not imported here.
     """
-    package = app.partition(":")[0].rpartition(".")[0]
-    if not package:
-        return []
-    sys.path.insert(0, str(Path.cwd()))  # as gunicorn does
-    try:
-        settings = importlib.import_module(f"{package}.settings")
-    except ModuleNotFoundError:
-        return []
-    finally:
-        sys.path.pop(0)
-    ask = getattr(settings, "settings_problems", None)
+    ask = _found_beside(app, "settings", "settings_problems")
     problems: Sequence[str] = ask(section, environ) if ask is not None else []
     return problems
+
+
+def prepare_database(config: Config) -> None:
+    """Let an application bring an existing file's tables up to date, before they are enrolled.
+
+    It may do so by a function `prepare_database(path, tables)` in a module `schema` beside the
+    module that `serve.app` names; `tables` are the names of those that are configured.
+    """
+    prepare = _found_beside(config.serve.app, "schema", "prepare_database")
+    if prepare is not None and config.database.exists():
+        prepare(config.database, tuple(config.tables))
+
+
+def _found_beside(app: str, module: str, function: str) -> Callable[..., Any] | None:
+    package = app.partition(":")[0].rpartition(".")[0]
+    if not package:
+        return None
+    sys.path.insert(0, str(Path.cwd()))  # as gunicorn does
+    try:
+        found = importlib.import_module(f"{package}.{module}")
+    except ModuleNotFoundError:
+        return None
+    finally:
+        sys.path.pop(0)
+    answer: Callable[..., Any] | None = getattr(found, function, None)
+    return answer
 
 
 def _api_command(config: Config) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from aiosmtpd.controller import Controller
-from licence_site import DATABASE, SECRETS, Mailbox, MakeSite, Site, StillClock, WriteConfig
+from licence_site import DATABASE, SECRETS, Mailbox, MakeSite, Serve, Site, StillClock, WriteConfig
+from werkzeug.serving import make_server
 
 import syncd
 from api.app import create_app
@@ -26,6 +28,10 @@ KEYS = {
     "root_signed": ["digest"],
     "ended_sessions": ["session"],
     "session_epochs": ["account"],
+    "blocks": ["device_id"],
+    "clone_flags": ["device_id"],
+    "access_logs": "generated",
+    "license_history": "generated",
 }
 
 
@@ -61,21 +67,45 @@ def write_config(tmp_path: Path) -> WriteConfig:
 
 
 @pytest.fixture
-def make_site(write_config: WriteConfig) -> MakeSite:
+def make_site(write_config: WriteConfig) -> Iterator[MakeSite]:
     """Make a host; the options are those of `write_config`."""
+    made: list[Site] = []
 
-    def make(api: dict[str, Any] | None = None, *, peer: str | None = None) -> Site:
-        path = write_config(api, peer=peer)
+    def make(
+        api: dict[str, Any] | None = None, *, node: str = "here", peer: str | None = None
+    ) -> Site:
+        path = write_config(api, node=node, peer=peer)
         clock = StillClock()
-        return Site(path, create_app(syncd.load_config(path), clock=clock), clock)
+        app = create_app(syncd.load_config(path), clock=clock, with_jobs=False)
+        made.append(Site(path, app, clock))
+        return made[-1]
 
-    return make
+    yield make
+    for site in made:
+        site.host.access_log.close()
 
 
 @pytest.fixture
 def site(make_site: MakeSite) -> Site:
     """Make a host without peers, which is certain of its data."""
     return make_site()
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Serve a site over a real socket, and return its address."""
+    servers = []
+
+    def start(site: Site) -> str:
+        server = make_server("127.0.0.1", 0, site.app, threaded=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture

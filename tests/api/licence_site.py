@@ -133,15 +133,24 @@ class Site(Rows):
         host: Host = self.app.extensions[EXTENSION]
         return host
 
+    def sql(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        """Run one statement, after what waits for the access log is written."""
+        self.host.access_log.flush()
+        return super().sql(statement, *values)
+
     def get(self, path: str, **options: Any) -> TestResponse:
         return self.app.test_client().get(path, **options)
 
     def verify(self, device_id: str = DEVICE, **query: str) -> TestResponse:
         """Ask as a client of version 1.0.0 in UTC does, with the query overriding."""
+        return self.get("/verify", query_string=self.question(device_id, **query))
+
+    def question(self, device_id: str = DEVICE, **query: str) -> dict[str, str]:
+        """Return the query of such a client."""
         asked = {"id": device_id, "version": "1.0.0", "ts": f"{self.clock.now:%Y%m%d%H%M%S}"}
         asked |= {"api_key": API_KEY} | query
         asked.setdefault("sig", sign(asked["id"], asked["version"], asked["ts"]))
-        return self.get("/verify", query_string=asked)
+        return asked
 
     def login(self, username: str, password: str = PASSWORD) -> TestResponse:
         credentials = {"username": username, "password": password}
@@ -171,6 +180,7 @@ class Dashboard:
         return self.call("POST", path, **body)
 
 
+Serve = Callable[["Site"], str]
 MakeSite = Callable[..., Site]
 WriteConfig = Callable[..., Path]
 

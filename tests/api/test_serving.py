@@ -32,6 +32,7 @@ class Served(Rows):
     """Ask a host over its socket."""
 
     url: str
+    process: subprocess.Popen[bytes]
 
     def get(self, path: str) -> bytes:
         with requests.Session() as session:
@@ -65,19 +66,21 @@ def served(write_config: WriteConfig) -> Iterator[Served]:
         )
         try:
             host, port = listening.getsockname()
-            yield Served(config, f"http://{host}:{port}")
+            yield Served(config, f"http://{host}:{port}", gunicorn)
         finally:
             gunicorn.terminate()
             gunicorn.wait(timeout=10)
 
 
 def test_a_served_host_answers_many_clients_at_once(served: Served) -> None:
-    """Over a real socket, threads and all, every client is allowed and every answer is logged."""
+    """Over a real socket every client is allowed, and a host that stops has logged all of it."""
     assert served.get("/health") == b'{"status":"ok"}\n'
     served.add_device(license_type="vitalicia")
     with ThreadPoolExecutor(CLIENTS) as clients:
         answers = list(clients.map(lambda _: served.verify(), range(CLIENTS)))
     assert all(b'"allow":true' in answer for answer in answers)
+    served.process.terminate()
+    served.process.wait(timeout=10)
     assert len(served.sql("SELECT * FROM access_logs")) == CLIENTS
 
 
@@ -89,16 +92,16 @@ def test_a_talkative_hosts_log_tells_no_secret(served: Served) -> None:
     assert not any(secret in log for secret in ("TESTKEY", "TESTSECRET", "session-key-1", "sig="))
 
 
-def test_a_sync_on_demand_makes_a_host_certain(served: Served, make_site: MakeSite) -> None:
-    """One round brings what the peer has, and with it the right to deny what it has not."""
+def test_a_sync_on_demand_brings_what_a_peer_has(served: Served, make_site: MakeSite) -> None:
+    """An administrator's round fetches a device, and with it the right to deny another."""
     served.get("/health")
     served.add_device()
     here = make_site(peer=served.url)
     here.add_admin("chefe")
-    assert here.verify().status_code == 503
     response = here.dashboard("chefe").post("/admin/sync")
     (item,) = response.get_json()["items"]
     assert (response.status_code, item["peer"], item["ok"]) == (200, "there", True)
+    assert len(here.sql("SELECT * FROM devices")) == 1
     assert here.verify().get_json()["allow"] is True
     assert here.verify("b" * 32).get_json()["msg"] == "ID não registrado."
 
@@ -114,7 +117,7 @@ def test_the_customers_command_starts_a_whole_host(write_config: WriteConfig) ->
         env=os.environ | {"SYNCD_CONFIG": str(config), "PORT": str(port)},
     ) as host:
         try:
-            served = Served(config, f"http://127.0.0.1:{port}")
+            served = Served(config, f"http://127.0.0.1:{port}", host)
             assert served.get("/health") == b'{"status":"ok"}\n'
         finally:
             host.send_signal(signal.SIGTERM)

@@ -7,11 +7,8 @@ from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from licence_site import DEVICE, PASSWORD, Dashboard, Mailbox, MakeSite, Site, WriteConfig
+from licence_site import DEVICE, PASSWORD, Dashboard, Mailbox, MakeSite, Site
 from werkzeug.test import TestResponse
-
-import syncd
-from api.app import create_app
 
 NEW = "outra-senha"
 
@@ -73,13 +70,9 @@ def test_a_logout_ends_one_session(site: Site, chief: Dashboard) -> None:
     assert other.call("GET", "/admin/users").status_code == 200
 
 
-def test_sessions_and_their_end_count_on_every_host(write_config: WriteConfig, site: Site) -> None:
+def test_sessions_and_their_end_count_on_every_host(make_site: MakeSite, site: Site) -> None:
     """A session opened here opens the peer; ended there, it is ended here after a round."""
-    there = Site(
-        write_config(node="there"),
-        create_app(syncd.load_config(write_config(node="there")), clock=site.clock),
-        site.clock,
-    )
+    there = make_site(node="there")
     site.add_admin("chefe")
     sessions = [site.dashboard("chefe") for _ in range(3)]
     _sync(site, there)

@@ -19,7 +19,7 @@ COLUMNS = {
     "last_seen_ip last_version last_hostname created_at updated_at cpf address email created_by",
     "blocked_devices": "id device_id reason created_at",
     "access_logs": "id device_id ip user_agent hostname client_version telemetry_json allowed "
-    "message created_at",
+    "message created_at host",
     "license_history": "id device_id action details admin created_at host",
     "admin_users": "id username password_hash must_change_password created_at",
     "users": "id username password_hash email role created_at updated_at",

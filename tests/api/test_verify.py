@@ -260,6 +260,7 @@ def test_an_answer_is_traced_on_the_device_and_in_the_log(site: Site) -> None:
         "allowed": 0,
         "message": "Licença aguardando aprovação.",
         "created_at": "2026-01-10 15:00:00",
+        "host": "here",
     }
 
 
@@ -346,18 +347,18 @@ def test_a_host_that_may_be_behind_still_refuses_strangers(unsure_site: Site) ->
     assert _answer(unsure_site, sig="0" * 64) == (403, "Assinatura inválida.")
 
 
-def test_certainty_does_not_vouch_for_what_was_read_before_it(
+def test_what_a_round_brings_is_read_before_a_denial(
     unsure_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A first round that ends while a question is open brings the device, and then certainty.
+    """A round that ends while a question is open brings the device, and it is found.
 
-    Had the device been looked up first, it would be missing from what was read, and the certainty
-    that came after would have denied it for good.
+    Had only the device that was looked up first counted, a round that vouches for the data would
+    have denied it for good.
     """
 
-    def first_round_ends() -> bool:
+    def round_ends(*_: object) -> bool:
         unsure_site.add_device()
         return True
 
-    monkeypatch.setattr(unsure_site.host.replica, "certain", first_round_ends)
+    monkeypatch.setattr("syncd.catch_up", round_ends)
     assert unsure_site.verify().get_json()["allow"] is True

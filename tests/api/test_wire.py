@@ -51,6 +51,8 @@ def test_nothing_else_is_served(site: Site) -> None:
         "/admin/devices/<path:device_id>/deactivate",
         "/admin/devices/<path:device_id>/delete",
         "/admin/sync",
+        "/admin/clones",
+        "/admin/clones/<path:device_id>/review",
         "/admin/change-password",
         "/admin/logout",
         "/admin/users",
