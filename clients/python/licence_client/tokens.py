@@ -131,7 +131,7 @@ def _certified_key(certificate: Mapping[str, Any]) -> ECKey:
     try:
         return _key(certificate["jwk"])
     except (KeyError, ValueError):
-        raise BadTokenError("certificado sem chave legível") from None
+        raise BadTokenError("assinatura inválida") from None
 
 
 def _key(jwk: Mapping[str, Any]) -> ECKey:
