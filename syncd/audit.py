@@ -16,7 +16,7 @@ from syncd import capture, changelog, missed
 from syncd.bundle import Column
 from syncd.database import Connection, literal_of
 from syncd.introspection import Definition, redefine
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, load_tables
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, adrift, load_tables
 
 TRIGGER, COLUMNS, BIRTH, DEATH = (
     "trigger missing or changed",
@@ -42,18 +42,19 @@ class Finding:
 
 def findings(connection: Connection) -> list[Finding]:
     """Return all places where tables and changelogs differ. The journal must be folded."""
-    return [
-        finding
-        for table in load_tables(connection).values()
-        for finding in _of_table(connection, table)
+    gone = [
+        Finding(name, COLUMNS, ", ".join(columns) or "the table is gone")
+        for name, columns in adrift(connection).items()
     ]
+    tables = load_tables(connection).values()
+    return [*gone, *(one for table in tables for one in _of_table(connection, table))]
 
 
 def mend(connection: Connection, *, now_ms: int) -> None:
     """Put triggers back, and write into the journal what they missed. It must be folded before."""
     for table in load_tables(connection).values():
-        definition = _unchanged(connection, table)
-        if definition is not None:
+        definition = redefine(connection, table)
+        if not _new_columns(table, definition):
             capture.install(connection, table, definition)
             missed.record(connection, table, now_ms)
 
@@ -93,10 +94,11 @@ def rewrite(
 
 
 def _of_table(connection: Connection, table: Table) -> list[Finding]:
-    definition = _unchanged(connection, table)
-    if definition is None:
-        # Nothing else can be said of it.
-        return [Finding(table.name, COLUMNS, ", ".join(sorted(_differing(connection, table))))]
+    definition = redefine(connection, table)
+    new = _new_columns(table, definition)
+    if new:
+        # What its triggers should be, only `syncd init` can say.
+        return [Finding(table.name, COLUMNS, ", ".join(sorted(new)))]
     faulty = capture.faulty(connection, table, definition)
     # What has no key yet is named by its number.
     births = missed.births(table, ", ".join(f"t.{name}" for name in table.identity))
@@ -108,18 +110,10 @@ def _of_table(connection: Connection, table: Table) -> list[Finding]:
     ]
 
 
-def _unchanged(connection: Connection, table: Table) -> Definition | None:
-    """Return a table's definition, or None if it has been changed since it was enrolled."""
-    return None if _differing(connection, table) else redefine(connection, table)
-
-
-def _differing(connection: Connection, table: Table) -> set[str]:
-    """Return the columns that have come or gone since a table was enrolled."""
-    definition = redefine(connection, table)
-    if definition is None:
-        return {column.name for column in table.key}
+def _new_columns(table: Table, definition: Definition) -> set[str]:
+    """Return the columns that have come since a table was enrolled."""
     present = {name for name, _, _ in (*definition.columns, *definition.excluded)}
-    return present ^ {column.name for column in (*table.columns, *table.excluded)}
+    return present - {column.name for column in (*table.columns, *table.excluded)}
 
 
 def _gone(table: Table) -> str:

@@ -15,7 +15,7 @@ from syncd.bundle import Withdrawal
 from syncd.clock import COUNTER_BITS, hlc_of_ms
 from syncd.database import Connection
 from syncd.errors import NotReleasable
-from syncd.schema import load_tables
+from syncd.schema import load_tables, remembered
 
 _MS_MAX = (1 << (63 - COUNTER_BITS)) - 1
 
@@ -97,6 +97,6 @@ def _newest_left(connection: Connection) -> int:
     """Return the greatest reading among entries that stay as they are."""
     parts = [
         f"SELECT max(e.hlc) AS hlc FROM {table.changes} AS e WHERE NOT {withdrawal.WITHDRAWN}"
-        for table in load_tables(connection).values()
+        for table in remembered(connection).values()
     ]
     return connection.value(f"SELECT max(hlc) FROM ({' UNION ALL '.join(parts)})") or 0

@@ -150,11 +150,9 @@ def define(connection: Connection, name: str, config: TableConfig) -> Definition
     return definition
 
 
-def redefine(connection: Connection, table: Table) -> Definition | None:
-    """Return the definition of an enrolled table as it stands, or None if its key is gone."""
+def redefine(connection: Connection, table: Table) -> Definition:
+    """Return the definition of an enrolled table, which has its key's columns, as it stands."""
     infos = _infos(connection, table.name)
-    if not set(table.identity) <= {quoted(info.name) for info in infos}:
-        return None
     chosen = () if table.is_generated else tuple(column.name for column in table.key)
     excluded = [column.name for column in table.excluded]
     return _definition(connection, table.name, infos, chosen, excluded=excluded, stamp_from=None)

@@ -111,6 +111,17 @@ class TestFindings:
         a.enrol()
         assert findings(a) == set()
 
+    def test_a_table_that_lost_a_column_says_so(self, make_hosts: MakeHosts) -> None:
+        """Whoever rebuilt it has not run `syncd init` yet; the other tables are looked at."""
+        (a,) = make_hosts("a", ddl=f"{DEVICES};{LOGS}", tables=BOTH)
+        past_the_triggers(a, "INSERT INTO logs VALUES (17, 'new')")
+        for name in ("insert", "update", "delete", "rekey", "displace_insert", "displace_update"):
+            a.writer.execute(f"DROP TRIGGER IF EXISTS syncd_{name}_devices")
+        a.writer.execute("ALTER TABLE devices DROP COLUMN note")
+        assert findings(a) == {(COLUMNS, "note"), (BIRTH, "17")}
+        a.writer.execute("DROP TABLE devices")
+        assert findings(a) == {(COLUMNS, "the table is gone"), (BIRTH, "17")}
+
     def test_a_column_that_stays_on_this_host_is_none_of_its_business(
         self, make_hosts: MakeHosts
     ) -> None:
