@@ -51,10 +51,14 @@ def findings(connection: Connection) -> list[Finding]:
 
 
 def mend(connection: Connection, *, now_ms: int) -> None:
-    """Put triggers back, and write into the journal what they missed. It must be folded before."""
+    """Put triggers back, and write into the journal what they missed. It must be folded before.
+
+    A table that has lost most of its rows is left to `syncd init`, which gets them back.
+    """
     for table in load_tables(connection).values():
         definition = redefine(connection, table)
-        if not _new_columns(table, definition):
+        is_known = not _new_columns(table, definition)
+        if is_known and missed.most(connection, table, definition) is None:
             capture.install(connection, table, definition)
             missed.record(connection, table, now_ms)
 

@@ -186,8 +186,9 @@ class _Enrolling:
         """Enrol a table, for the first time or again."""
         if known is None:
             return self._new(definition)
-        gone, present = migration.lost(self._connection, known, definition)
-        if gone * 2 > present:
+        lost = missed.most(self._connection, known, definition)
+        if lost is not None:
+            gone, present = lost
             disclaim.all_of(self._connection, known, self._renew)
             warning = (
                 f"{gone} of its {present} rows went unseen, as if the table had been made anew; it"

@@ -1,9 +1,8 @@
 """Migration: following what became of an enrolled table since it was last looked at.
 
-Columns come and go, and a rebuild of a table drops its triggers, so that writes are missed. A
-column that left, dropped or excluded, is disclaimed; one that is new is backfilled. A table that
-lost most of its rows unseen was not rebuilt but made anew: their deaths are nobody's wish, so it is
-for the enrolment to start afresh.
+Columns come and go, and a rebuild of a table drops its triggers, so they are put back. A column
+that left, dropped or excluded, is disclaimed; one that is new is backfilled. What the triggers
+missed is no business of this module (`missed`).
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from syncd import backfill, capture, disclaim, missed, numbers
+from syncd import backfill, capture, disclaim, numbers
 from syncd.database import Connection
 from syncd.disclaim import Renew
 from syncd.introspection import Definition
 from syncd.schema import (
-    ALIVE_BIT,
     COLUMNS_MAX,
     Column,
     Table,
@@ -27,20 +25,6 @@ from syncd.schema import (
     load_tables,
     set_rowid,
 )
-
-
-def lost(connection: Connection, known: Table, definition: Definition) -> tuple[int, int]:
-    """Return how many rows went while nobody watched, and how many there were.
-
-    Nothing goes unseen while a table has its triggers, so then it is not counted.
-    """
-    if not capture.faulty(connection, known, definition):
-        return 0, 0
-    return connection.row(
-        f"SELECT (SELECT count(*) FROM ({missed.deaths(known, '1')})), count(*)"
-        f" FROM {known.changes} AS e WHERE e.mask & {ALIVE_BIT} AND NOT EXISTS"
-        f" (SELECT 1 FROM {known.shadow} AS h WHERE {known.on('h', 'e')})"
-    ) or (0, 0)
 
 
 def follow(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from syncd import capture
 from syncd.database import Connection
+from syncd.introspection import Definition
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
 
 
@@ -41,6 +42,21 @@ def deaths(table: Table, wanted: str) -> str:
         f" AND NOT EXISTS (SELECT 1 FROM {table.sql} AS t WHERE {table.on_user('t', 'e')})"
         f" AND NOT EXISTS (SELECT 1 FROM {table.shadow} AS h WHERE {table.on('h', 'e')})"
     )
+
+
+def most(connection: Connection, table: Table, definition: Definition) -> tuple[int, int] | None:
+    """Return how many rows went and how many there were, if triggers are away and most rows too.
+
+    Such a table was dropped and made anew, or emptied by mistake: its deaths are nobody's wish.
+    """
+    if not capture.faulty(connection, table, definition):
+        return None
+    gone = connection.value(f"SELECT count(*) FROM ({deaths(table, '1')})")
+    shown = connection.value(
+        f"SELECT count(*) FROM {table.changes} AS e WHERE e.mask & {ALIVE_BIT} AND NOT EXISTS"
+        f" (SELECT 1 FROM {table.shadow} AS h WHERE {table.on('h', 'e')})"
+    )
+    return (gone, shown) if gone * 2 > shown else None
 
 
 def record(connection: Connection, table: Table, now_ms: int) -> tuple[int, int]:

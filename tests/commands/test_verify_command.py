@@ -96,9 +96,10 @@ def test_a_peer_that_cannot_be_compared_is_exit_code_1(pair: tuple[CliHost, CliH
 def test_a_host_alone_is_audited(tmp_path: Path) -> None:
     """Without peers there is still something to look at."""
     a = CliHost(tmp_path / "a").ready()
-    a.add("x", 1)
+    for name in ("x", "y", "z"):
+        a.add(name, 1)
     assert a.run("verify").stdout.endswith("no peers are configured\n")
     a.sql("DROP TRIGGER syncd_delete_note")
-    a.sql("DELETE FROM note")
+    a.sql("DELETE FROM note WHERE name = 'x'")
     assert a.run("verify").exit_code == 1
     assert a.run("verify", "--repair").exit_code == 0

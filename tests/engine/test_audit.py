@@ -174,6 +174,20 @@ class TestMending:
         settle(a, b)
         assert b.devices()["kept"] == ("new", "captured again")
 
+    def test_a_table_made_anew_is_left_to_init(self, make_hosts: MakeHosts) -> None:
+        """To delete its rows everywhere is nobody's wish; init gets them back."""
+        a, b = make_hosts("a", "b")
+        insert(b, ["one", "two", "three"])
+        settle(a, b)
+        before = b.devices()
+        a.write("DROP TABLE devices")
+        a.write(DEVICES)
+        comparison.mend(a.replica)
+        assert (DEATH, "'one'") in findings(a)
+        a.enrol()
+        settle(a, b)
+        assert a.devices() == b.devices() == before
+
     def test_a_row_that_waited_and_was_inserted_all_the_same_shows_once(
         self, make_hosts: MakeHosts
     ) -> None:
