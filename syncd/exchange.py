@@ -17,7 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from syncd import signing, wire
-from syncd.bundle import Header, Progress
+from syncd.bundle import Header, Progress, Snapshot
 from syncd.config import Config, Peer
 from syncd.errors import ConfigError, PeerMisbehaved, SyncError
 from syncd.merge import Counts
@@ -203,6 +203,8 @@ def _pull(
 ) -> tuple[Header, int, Counts]:
     counts = Counts()
     server = replica.peer_origin(client.peer.name)
+    reached: tuple[bytes | None, Snapshot | None, int]
+    reached = (server, None, replica.cursor(server) if server else 0)
     while True:
         asked_ms = replica.wall_ms()
         header, frame = client.pull(
@@ -220,7 +222,9 @@ def _pull(
         counts += replica.merge(header, frame)
         if frame.claim is not None:
             return header, offset_ms, counts
-        if frame.position <= frame.after:
+        before, reached = reached, (header.origin, frame.snapshot, frame.position)
+        is_same_road = reached[:2] == before[:2]
+        if frame.position <= frame.after or (is_same_road and reached[2] <= before[2]):
             raise PeerMisbehaved(f"{client.peer.name} sends frames that lead nowhere")
         if server != header.origin:
             server = header.origin

@@ -434,6 +434,9 @@ class TestSnapshots:
         settle(a, x)
         delete(a, "gone")
         a.writer.execute("DROP TABLE notes")
+        a.enrol({"devices": ["device_id"]})
+        # What it had vouched for, and dropped, comes back as held.
+        pull(a, x)
         days_pass(RETENTION_DAYS + 1, a, x)
         assert a.replica.compact().deaths == 1
         assert is_snapshot(pull(x, a))

@@ -77,10 +77,12 @@ def test_a_round_without_news_is_one_request_and_writes_nothing_of_the_users(mee
     (here, _), (there, server) = meet("a"), meet("b")
     there.add("x")
     here.round(peer_at(server))
+    # Once more: now the peer has heard what we have.
+    here.round(peer_at(server))
     theirs, mine = there.dump(), state(here)
     outcome = here.round(peer_at(server))
     assert outcome == Outcome(peer="there", ok=True, seconds=outcome.seconds)
-    assert server.requests == [wire.PULL, wire.PULL]
+    assert server.requests == [wire.PULL, wire.PULL, wire.PULL]
     assert there.dump() == theirs
     assert state(here) == mine
 
