@@ -432,11 +432,11 @@ class TestSnapshots:
         a.write("INSERT INTO notes VALUES ('n', 1)")
         insert(a, "gone")
         settle(a, x)
-        delete(a, "gone")
         a.writer.execute("DROP TABLE notes")
         a.enrol({"devices": ["device_id"]})
         # What it had vouched for, and dropped, comes back as held.
         pull(a, x)
+        delete(a, "gone")
         days_pass(RETENTION_DAYS + 1, a, x)
         assert a.replica.compact().deaths == 1
         assert is_snapshot(pull(x, a))
