@@ -7,6 +7,7 @@ is checked as a whole, signature included, before a single frame of it is handed
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -44,23 +45,29 @@ def write(path: Path, keyring: Keyring, header: Header, frames: Iterable[Frame])
         raise BundleError(f"{path} exists already", hint="Choose another name, or delete it first.")
     part = path.with_name(path.name + ".part")
     try:
-        stream = part.open("xb")
-    except FileExistsError as error:
-        raise BundleError(
-            f"{part} exists already",
-            hint="Another export is running, or one was cut off; delete it.",
-        ) from error
+        with part.open("ab") as stream:
+            _claim(stream, part)
+            try:
+                size = _write_signed(stream, keyring, header, frames)
+                part.rename(path)
+            except BaseException:
+                part.unlink()
+                raise
     except OSError as error:
         raise BundleError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        with stream:
-            size = _write_signed(stream, keyring, header, frames)
-        part.rename(path)
-    except OSError as error:
-        raise BundleError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
     return size
+
+
+def _claim(stream: IO[bytes], part: Path) -> None:
+    """Take an unfinished file for this export alone, also one that a dead process left behind."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = part.exists() and os.path.samestat(os.fstat(stream.fileno()), part.stat())
+    except BlockingIOError:
+        is_ours = False
+    if not is_ours:
+        raise BundleError(f"another export is writing {part}", hint="Wait for it to end.")
+    stream.truncate(0)
 
 
 def _write_signed(

@@ -7,6 +7,7 @@ its changes is merged.
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -206,10 +207,23 @@ def test_an_export_never_overwrites(a: CliHost, file: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_an_export_that_was_cut_off_leaves_no_file_under_its_name(a: CliHost, stick: Path) -> None:
-    """What is there under the name is whole; the rest of a cut-off one is told about."""
-    (stick / "all.syncd.part").write_bytes(b"half")
-    refused(a.run("export", stick / "all.syncd"), "all.syncd.part exists already", "hint: ")
+def test_an_export_takes_over_what_a_cut_off_one_left(a: CliHost, stick: Path) -> None:
+    """The rest of an export that died is nobody's; nothing of it gets into the new file."""
+    (stick / "all.syncd.part").write_bytes(b"half" * 100_000)
+    assert a.run("export", stick / "all.syncd").exit_code == 0
+    assert a.run("inspect", stick / "all.syncd").exit_code == 0
+    assert [path.name for path in stick.iterdir()] == ["all.syncd"]
+
+
+def test_two_exports_never_write_one_file(a: CliHost, stick: Path) -> None:
+    """While one is at work, another of the same name is refused and leaves it alone."""
+    part = stick / "all.syncd.part"
+    with part.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b"half")
+        other.flush()
+        refused(a.run("export", stick / "all.syncd"), "another export is writing", "hint: Wait")
+        assert part.read_bytes() == b"half"
     assert [path.name for path in stick.iterdir()] == ["all.syncd.part"]
 
 

@@ -1,0 +1,1 @@
+"""Hosts that lose power, disks and locks at the worst moment."""
