@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import msgspec
 import pytest
@@ -383,3 +384,55 @@ class TestClockRepair:
         pass_time(10_000, a, b)
         assert_same(a, b)
         assert b.devices() == {"d": ("new", "next")}
+
+
+class TestWrongClocksTogether:
+    """Clocks that jump, releases and repairs on any host, rounds that break off."""
+
+    @pytest.mark.parametrize("ddl", [DEVICES, DEVICES.replace("note", "note UNIQUE")])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_hosts_agree_once_their_clocks_are_right(
+        self, make_hosts: MakeHosts, ddl: str, seed: int
+    ) -> None:
+        """Whether they are repaired then, or the time comes at which they lived."""
+        chance = random.Random(seed)
+        hosts = make_hosts("a", "b", "c", ddl=ddl)
+        for step in range(40):
+            pass_time(chance.choice([1, 1_000, 60_000]), *hosts)
+            _do_something(chance, hosts, step)
+        right_ms = max(host.clock.ms for host in hosts)
+        for host in hosts:
+            host.clock.ms = right_ms
+        if seed % 2:
+            pass_time(3 * YEAR_MS, *hosts)
+        settle(*hosts)
+        for host in hosts:
+            host.replica.repair_clock()
+        pass_time(DRIFT_MS + 1_000, *hosts)
+        settle(*hosts)
+        pass_time(YEAR_MS, *hosts)
+        assert_same(*hosts)
+
+
+def _do_something(chance: random.Random, hosts: list[Host], step: int) -> None:
+    host, other = chance.sample(hosts, 2)
+    device = chance.choice("xyz")
+    match chance.choice(["write"] * 5 + ["pull"] * 4 + ["clock", "release", "repair"]):
+        case "write":
+            sql = chance.choice(
+                [
+                    "INSERT OR IGNORE INTO devices (note, device_id) VALUES (?, ?)",
+                    "UPDATE OR IGNORE devices SET note = ? WHERE device_id = ?",
+                    "UPDATE devices SET status = ? WHERE device_id = ?",
+                    "DELETE FROM devices WHERE ? IS NOT NULL AND device_id = ?",
+                ]
+            )
+            host.write(sql, step % 4, device)
+        case "pull":
+            pull(host, other, frame_entries=2, frames_max=chance.choice([None, 1]))
+        case "clock":
+            host.clock.ms = other.clock.ms + chance.choice([0, -HOUR_MS, DAY_MS, YEAR_MS])
+        case "release":
+            host.replica.release_host(chance.choice([None, other.node]))
+        case "repair":
+            host.replica.repair_clock()
