@@ -409,7 +409,11 @@ def verify(this: _Session, peer: str | None, repair: bool, as_json: bool) -> Non
     if repair and found:
         comparison.mend(this.replica)
     left = comparison.findings(this.replica) if repair and found else found
-    verdicts = [verification.verify(this.replica, one, repair=repair) for one in peers]
+    verdicts = []
+    for one in peers:
+        _progress(f"comparing with {one.name}")
+        verdicts.append(verification.verify(this.replica, one, repair=repair))
+    _progress("\n" if peers else "")
     data = report.verify_data(found, left, verdicts)
     _print(data, report.verify_text(data), as_json)
     if not data["ok"]:
