@@ -413,8 +413,9 @@ def load_tables(connection: Connection) -> dict[str, Table]:
 
     One that is `adrift` is not among them: its changes are those of an unknown table.
     """
-    missing = adrift(connection)
-    return {name: t for name, t in remembered(connection).items() if name not in missing}
+    tables = remembered(connection)
+    missing = _missing(connection, tables)
+    return {name: table for name, table in tables.items() if name not in missing}
 
 
 def adrift(connection: Connection) -> dict[str, tuple[str, ...]]:
@@ -422,15 +423,20 @@ def adrift(connection: Connection) -> dict[str, tuple[str, ...]]:
 
     To each belong the columns that are gone; none, if the table itself is.
     """
+    return _missing(connection, remembered(connection))
+
+
+def _missing(connection: Connection, tables: dict[str, Table]) -> dict[str, tuple[str, ...]]:
     present: dict[str, set[str]] = {}
     for name, column in connection.rows(
-        "SELECT t.name, x.name FROM syncd_table AS t, pragma_table_xinfo(t.name) AS x"
-        " WHERE x.hidden = 0"
+        "SELECT t.name, x.name FROM syncd_table AS t"
+        " JOIN sqlite_schema AS s ON s.name = t.name AND s.type = 'table'"
+        " JOIN pragma_table_xinfo(t.name) AS x WHERE x.hidden = 0"
     ):
         present.setdefault(name, set()).add(column)
     found = {
         table.name: tuple(name for name in table.names if name not in present.get(table.name, ()))
-        for table in remembered(connection).values()
+        for table in tables.values()
     }
     return {name: gone if name in present else () for name, gone in found.items() if gone}
 

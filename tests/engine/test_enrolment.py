@@ -783,6 +783,7 @@ DRIFTS = {
         DROP TABLE devices; ALTER TABLE rebuilt RENAME TO devices
     """,
     "table gone": "ALTER TABLE devices RENAME TO away",
+    "table a view": "ALTER TABLE devices RENAME TO away; CREATE VIEW devices AS SELECT * FROM away",
 }
 
 
