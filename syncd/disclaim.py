@@ -29,7 +29,12 @@ def registers(connection: Connection, table: Table, mask: int, renew: Renew) -> 
         return
     if connection.value("SELECT origin FROM syncd_replica") in dict(lost):
         renew()
-    connection.many("UPDATE syncd_origin SET seq = min(seq, ?2 - 1) WHERE ordinal = ?1", lost)
+    # Not below the horizon: whoever lacks that gets everything from us, and claims no less.
+    connection.many(
+        "UPDATE syncd_origin SET seq = min(seq, max(?2 - 1, coalesce("
+        "(SELECT h.seq FROM syncd_horizon AS h WHERE h.origin = ordinal), 0))) WHERE ordinal = ?1",
+        lost,
+    )
     # A sender leaves out what stands below the cursor, whatever the vector lacks.
     connection.run("UPDATE syncd_cursor SET position = 0")
     connection.run(f"UPDATE {table.changes} SET mask = mask & ~({mask}) WHERE mask & {mask}")

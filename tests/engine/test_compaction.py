@@ -432,16 +432,39 @@ class TestSnapshots:
         a.write("INSERT INTO notes VALUES ('n', 1)")
         insert(a, "gone")
         settle(a, x)
-        a.writer.execute("DROP TABLE notes")
-        a.enrol({"devices": ["device_id"]})
-        # What it had vouched for, and dropped, comes back as held.
-        pull(a, x)
         delete(a, "gone")
         days_pass(RETENTION_DAYS + 1, a, x)
         assert a.replica.compact().deaths == 1
+        a.writer.execute("DROP TABLE notes")
+        a.enrol({"devices": ["device_id"]})
         assert is_snapshot(pull(x, a))
         assert x.devices() == {}
         assert x.rows("SELECT * FROM notes") == [("n", 1)]
+
+    def test_hosts_that_drop_a_column_at_once_need_no_snapshot_for_ever(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Nobody has its values, and nobody goes back behind what all have forgotten."""
+        a, b = make_hosts("a", "b")
+        for host in (a, b):
+            host.write("ALTER TABLE devices ADD COLUMN extra DEFAULT 1")
+            host.enrol()
+        insert(a, "of a", "gone of a")
+        insert(b, "of b", "gone of b")
+        delete(a, "gone of a")
+        delete(b, "gone of b")
+        settle(a, b)
+        forget_all(a, b)
+        for host in (a, b):
+            host.enrol({"devices": {"key": ["device_id"], "columns": {"exclude": ["extra"]}}})
+            host.writer.execute("ALTER TABLE devices DROP COLUMN extra")
+            host.enrol({"devices": ["device_id"]})
+        settle(a, b)
+        insert(a, "next")
+        assert not is_snapshot(pull(b, a))
+        assert not is_snapshot(pull(a, b))
+        assert a.devices() == b.devices()
+        assert a.devices().keys() == {"of a", "of b", "next"}
 
     def test_status_and_log_say_it_on_both_sides(
         self, make_hosts: MakeHosts, caplog: pytest.LogCaptureFixture
