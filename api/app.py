@@ -29,7 +29,7 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 import syncd
-from api import admin, clones, keys, public, reset, users, verify
+from api import admin, clones, keys, notices, public, reset, users, verify
 from api.access_log import AccessLog
 from api.addresses import TrustedProxies
 from api.clock import Clock, utc_now
@@ -111,6 +111,7 @@ def jobs_of(here: Host) -> Jobs:
                 timedelta(minutes=1),
                 lambda: clones.detect(store, here.act(clones.DETECTOR)),
             ),
+            Job("notices", timedelta(minutes=10), lambda: notices.send_due(here)),
         ],
     )
 

@@ -27,7 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class MailError(Exception):
-    """A message that was not taken by the server."""
+    """A message that was not taken by the server. is_final: it never will be."""
+
+    def __init__(self, message: str, is_final: bool) -> None:
+        super().__init__(message)
+        self.is_final = is_final
 
 
 class Mailer:
@@ -54,7 +58,7 @@ class Mailer:
             with self._connection() as server:
                 server.send_message(message)
         except (OSError, smtplib.SMTPException, ValueError) as error:
-            raise MailError(f"{type(error).__name__}: {error}") from error
+            raise MailError(f"{type(error).__name__}: {error}", _is_final(error)) from error
 
     def send_later(self, to: str, subject: str, text: str) -> None:
         """Send a message in the background, and try again if it is not taken."""
@@ -105,3 +109,13 @@ class Mailer:
             server.close()
             raise
         return server
+
+
+def _is_final(error: Exception) -> bool:
+    """Tell a message or an address that is refused for good (5xx) from a server that is not up."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return all(code >= 500 for code, _ in error.recipients.values())
+    refused = isinstance(error, smtplib.SMTPSenderRefused | smtplib.SMTPDataError)
+    return (refused and error.smtp_code >= 500) or (  # type: ignore[attr-defined]
+        isinstance(error, ValueError) and not isinstance(error, OSError)
+    )

@@ -167,6 +167,18 @@ BLOCKS_AND_LOGS = (
     "CREATE INDEX access_logs_device ON access_logs (device_id, created_at)",
     "CREATE INDEX access_logs_created ON access_logs (created_at)",
     "CREATE INDEX license_history_device ON license_history (device_id, created_at)",
+    """
+    CREATE TABLE notices (
+        device_id TEXT NOT NULL,
+        end_date TEXT NOT NULL,
+        days INTEGER NOT NULL,
+        claimed_by TEXT,
+        claimed_at TEXT,
+        outcome TEXT,
+        PRIMARY KEY (device_id, end_date, days)
+    )
+    """,
+    "CREATE TABLE mail_hosts (host TEXT NOT NULL PRIMARY KEY, seen_at TEXT NOT NULL)",
     # Of this host alone: it is not enrolled.
     "CREATE TABLE job_runs (name TEXT NOT NULL PRIMARY KEY, ran_s REAL NOT NULL)",
 )

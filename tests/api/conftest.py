@@ -30,6 +30,8 @@ KEYS = {
     "session_epochs": ["account"],
     "blocks": ["device_id"],
     "clone_flags": ["device_id"],
+    "notices": ["device_id", "end_date", "days"],
+    "mail_hosts": ["host"],
     "access_logs": "generated",
     "license_history": "generated",
 }

@@ -104,6 +104,8 @@ class Mailbox:
     async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802
         if self.is_closed:
             return "451 not now"
+        if any(address.startswith("refused") for address in envelope.rcpt_tos):
+            return "550 no such mailbox"
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         assert isinstance(message, EmailMessage)
         self.messages.append(message)
