@@ -34,36 +34,6 @@ def test_keys_are_sorted(site: Site) -> None:
     assert list(json.loads(site.login("chefe").data)) == ["must_change_password", "role", "token"]
 
 
-def test_nothing_else_is_served(site: Site) -> None:
-    """Beside the peers' endpoint a host has these routes, and no folder of files."""
-    routes = {rule.rule for rule in site.app.url_map.iter_rules()}
-    assert {route for route in routes if not route.startswith("/sync/v1/")} == {
-        "/verify",
-        "/health",
-        "/ping",
-        "/servers",
-        "/.well-known/jwks.json",
-        "/admin/keys",
-        "/admin/login",
-        "/admin/devices",
-        "/admin/devices/create",
-        "/admin/devices/update-created-by",
-        "/admin/devices/<path:device_id>/deactivate",
-        "/admin/devices/<path:device_id>/delete",
-        "/admin/sync",
-        "/admin/clones",
-        "/admin/clones/<path:device_id>/review",
-        "/admin/change-password",
-        "/admin/logout",
-        "/admin/users",
-        "/admin/users/create",
-        "/user/devices/create",
-        "/user/profile",
-        "/auth/forgot-password",
-        "/auth/reset-password",
-    }
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/", 404), ("GET", "/static/x.js", 404), ("POST", "/verify", 405)],
