@@ -280,19 +280,19 @@ def _take_from_staged(connection: Connection) -> None:
 
 def _take_from_entries(connection: Connection, table: Table) -> None:
     """Leave each older entry the registers that no staged entry takes."""
-    cells = ", ".join(table.key_cells)
     connection.run(
         f"""
-        INSERT INTO {table.changes} ({cells}, position, origin, seq, hlc, mask)
-        SELECT {cells}, position, origin, seq, hlc,
-            CASE WHEN max(staged_mask & {DEAD_BIT}) THEN 0 ELSE mask & ~sum(staged_mask) END
-        FROM temp.syncd_contest WHERE NOT stands GROUP BY {cells}, position
-        ON CONFLICT ({cells}, position) DO UPDATE SET mask = excluded.mask
+        UPDATE {table.changes} AS e SET mask = kept FROM (
+            SELECT position AS at,
+                CASE WHEN max(staged_mask & {DEAD_BIT}) THEN 0 ELSE mask & ~sum(staged_mask) END
+                AS kept
+            FROM temp.syncd_contest WHERE NOT stands GROUP BY position
+        ) WHERE e.position = at
         """
     )
     connection.run(
-        f"DELETE FROM {table.changes} WHERE mask = 0 AND ({cells}, position) IN"
-        f" (SELECT {cells}, position FROM temp.syncd_contest WHERE NOT stands)"
+        f"DELETE FROM {table.changes} WHERE mask = 0 AND position IN"
+        " (SELECT position FROM temp.syncd_contest WHERE NOT stands)"
     )
 
 
@@ -301,10 +301,9 @@ def _append(connection: Connection, table: Table) -> None:
     base = held.take_positions(
         connection, connection.value("SELECT coalesce(max(id), 0) FROM temp.syncd_staged")
     )
-    # In key order, so that the tree is written leaf by leaf.
     connection.run(
         f"INSERT INTO {table.changes} ({cells}, position, origin, seq, hlc, mask)"
         f" SELECT {cells}, ? + id, origin, seq, hlc, mask"
-        f" FROM temp.syncd_staged WHERE mask <> 0 ORDER BY {cells}",
+        " FROM temp.syncd_staged WHERE mask <> 0 ORDER BY id",
         (base,),
     )

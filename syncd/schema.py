@@ -340,13 +340,14 @@ def create_table(connection: Connection, table: Table) -> None:
         "INSERT INTO syncd_table VALUES (?, ?, ?, ?)", (table.id, table.name, key, table.rowid)
     )
     cells = ", ".join(table.key_cells)
-    # The key is stored here and in the index, and nowhere else: it is the larger part of an entry.
+    # In the order of positions, which is that of writing and of reading; an entry is looked for by
+    # its row's key in the index, and changed in place.
     connection.run(
-        f"CREATE TABLE {table.changes} ({table.key_ddl()}, position INTEGER, origin INTEGER,"
-        f" seq INTEGER, hlc INTEGER, mask INTEGER, PRIMARY KEY ({cells}, position)) WITHOUT ROWID"
+        f"CREATE TABLE {table.changes} ({table.key_ddl()}, position INTEGER PRIMARY KEY,"
+        " origin INTEGER, seq INTEGER, hlc INTEGER, mask INTEGER)"
     )
-    index = quoted(f"syncd_position_{table.name}")
-    connection.run(f"CREATE UNIQUE INDEX {index} ON {table.changes} (position)")
+    index = quoted(f"syncd_row_{table.name}")
+    connection.run(f"CREATE INDEX {index} ON {table.changes} ({cells})")
     connection.run(
         f"CREATE TABLE {table.shadow} ({table.key_ddl()}, alive INTEGER NOT NULL DEFAULT 0,"
         f" row INTEGER, PRIMARY KEY ({cells})) WITHOUT ROWID"
