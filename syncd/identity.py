@@ -125,10 +125,6 @@ class Identity:
         with self._sidecar.write() as sidecar:
             sidecar.run("UPDATE memory SET former = NULL")
 
-    def close(self) -> None:
-        """Close this thread's connection to the sidecar."""
-        self._sidecar.close()
-
     def _remember(self, connection: Connection, sent: int, position: int) -> None:
         former = connection.value("SELECT token FROM syncd_replica")
         token = secrets.token_bytes(TOKEN_BYTES)
