@@ -77,7 +77,9 @@ class AccessLog:
                 self._thread = threading.Thread(target=self._write_groups, daemon=True)
                 self._thread.start()
                 atexit.register(self.close)
-            self._news.notify()
+            # The writer sleeps through what comes between the first of a group and its last.
+            if len(self._waiting) in (1, GROUP_MAX):
+                self._news.notify()
 
     def flush(self) -> None:
         """Write what waits, now."""

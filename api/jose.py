@@ -7,6 +7,7 @@ host's certificate, the list of revoked keys. It knows no setting, no database a
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class HostKey:
     certificate: str
     host: str
 
-    @property
+    @functools.cached_property
     def kid(self) -> str:
         """Return the key's id."""
         return kid_of(self.key)
