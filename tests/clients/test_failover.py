@@ -167,7 +167,9 @@ class TestWhatIsNoAnswer:
         # The good one more than once: on a busy machine it may take its second too.
         servers = (hanging.url, dripping.url, good.url, good.url, good.url)
         assert client.configure(*servers, vendor=None, timeout_s=1).check().allow
-        assert [line[2] for line in client.failover][:2] == ["sem resposta em 1 s"] * 2
+        # On a busy machine the dripping one may time out in a step before it does as a whole.
+        assert client.failover[0][2] == "sem resposta em 1 s"
+        assert client.failover[1][2].startswith(("sem resposta em 1 s", "sem conexão ("))
 
     def test_message_arrives_as_the_server_wrote_it(
         self, client: Installed, start_host: StartHost
