@@ -106,6 +106,19 @@ def test_the_daemon_folds_although_nobody_pulls(a: CliHost) -> None:
         eventually(lambda: a.json("status")["journal"] == 0, daemon)
 
 
+def test_the_daemon_forgets_what_is_past_the_retention(a: CliHost) -> None:
+    """A deletion leaves nothing behind once nobody needs it; the log says how many went."""
+    a.write_config(sync={**a.tree["sync"], "retention": "0ms"})
+    assert a.run("init").exit_code == 0
+    a.add("kept")
+    a.add("gone")
+    a.sql("DELETE FROM note WHERE name = 'gone'")
+    with running(a) as daemon:
+        eventually(lambda: daemon.says("forgot 1 deletions and 0 conflicts"), daemon)
+    assert a.sql("SELECT k0 FROM syncd_changes_note") == [("kept",)]
+    assert a.notes() == {"kept": None}
+
+
 def test_a_peer_that_hangs_delays_no_other(a: CliHost, b: CliHost) -> None:
     """Each peer has a job of its own."""
     b.add("x", 1)
