@@ -130,6 +130,8 @@ def _log_column(
 ) -> int:
     bit, dead = column.bit, DEAD_BIT
     key = " || ', ' || ".join(f"quote(x.{cell})" for cell in table.key_cells)
+    # Without affinity 1 and 1.0 compare equal and are not.
+    differs = "{0} IS NOT {1}" + (" OR typeof({0}) <> typeof({1})" * (column.affinity == "BLOB"))
     present = f"CASE WHEN {_shown(table)} THEN {column.travelling('t')} ELSE h.{column.cell} END"
     return connection.run(
         f"""
@@ -149,7 +151,7 @@ def _log_column(
         LEFT JOIN {table.sql} AS t ON {table.on_user("t", "x")}
         LEFT JOIN {table.shadow} AS h ON {table.on("h", "x")}
         WHERE {concurrent} AND (
-            (x.mask & {bit} AND x.staged_mask & {bit} AND {arriving} IS NOT {present})
+            (x.mask & {bit} AND x.staged_mask & {bit} AND ({differs.format(arriving, present)}))
             OR (x.stands AND x.mask & {dead} AND x.staged_mask & {bit})
             OR (NOT x.stands AND x.staged_mask & {dead} AND x.mask & {bit})
         )

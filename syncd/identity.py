@@ -100,7 +100,8 @@ class Identity:
             (now_ms, reason, origin),
         )
         log.warning("%s: new origin %s: %s", self._path, origin.hex(), reason)
-        self._remember(connection, 0, 0)
+        # No former token: a crash before the database commits must leave the doubt in place.
+        self._remember(connection, 0, 0, former=None)
 
     def note_sending(self, connection: Connection, seq: int, position: int) -> None:
         """Remember how far this replica's own changes, and its changelog, are about to be sent.
@@ -108,7 +109,8 @@ class Identity:
         Peers keep both: a seq in their vectors, a position as their cursor. A position counts
         merged changes as well, so it has to be remembered where no change of our own goes out.
         """
-        self._remember(connection, seq, position)
+        former = connection.value("SELECT token FROM syncd_replica")
+        self._remember(connection, seq, position, former)
 
     def must_note(self, seq: int, position: int) -> bool:
         """Say whether sending up to a seq and a position has to be remembered first."""
@@ -125,8 +127,9 @@ class Identity:
         with self._sidecar.write() as sidecar:
             sidecar.run("UPDATE memory SET former = NULL")
 
-    def _remember(self, connection: Connection, sent: int, position: int) -> None:
-        former = connection.value("SELECT token FROM syncd_replica")
+    def _remember(
+        self, connection: Connection, sent: int, position: int, former: bytes | None
+    ) -> None:
         token = secrets.token_bytes(TOKEN_BYTES)
         connection.run("UPDATE syncd_replica SET token = ?", (token,))
         self._prepare()

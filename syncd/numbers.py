@@ -119,7 +119,8 @@ def allot(connection: Connection, table: Table, rows: str) -> None:
     connection.run(
         f"INSERT OR REPLACE INTO {table.numbers} (row, {', '.join(table.key_cells)})"
         f" SELECT CASE WHEN w.row IS NULL OR w.twin > 1 OR {taken}"
-        f" THEN ? + row_number() OVER (ORDER BY {cells}) ELSE w.row END, {cells}"
+        " THEN max(?, coalesce(max(w.row) OVER (), 0)) + row_number() OVER (ORDER BY"
+        f" {cells}) ELSE w.row END, {cells}"
         " FROM (SELECT *, row_number() OVER (PARTITION BY row) AS twin"
         f" FROM ({wanted})) AS w",
         (_highest(connection, table),),

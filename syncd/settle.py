@@ -495,19 +495,19 @@ class _Settler:
         connection, table = self._connection, self._table
         columns = (*table.columns, *table.excluded)
         names = [*table.identity, *(quoted(column.name) for column in columns)]
-        values = list(names)
+        rows = f"temp.{self._candidate}"
         if table.rowid is not None and not table.is_generated:
             own = quoted(table.rowid)
             names.append(own)
-            # Meanwhile the number may have been given to another row.
-            values.append(
+            # Meanwhile the number may have been given to another row, or two may want it back.
+            free = (
                 f"CASE WHEN EXISTS (SELECT 1 FROM {table.sql} AS t WHERE t.{own} = syncd_row)"
-                " THEN NULL ELSE syncd_row END"
+                " OR row_number() OVER (PARTITION BY syncd_row) > 1 THEN NULL ELSE syncd_row END"
             )
-        rest = (
-            f"INTO {table.sql} ({', '.join(names)}) SELECT {', '.join(values)}"
-            f" FROM temp.{self._candidate}"
-        )
+            others = ", ".join(name for name in names if name != own)
+            # New numbers come last, or SQLite might choose one that is wanted back.
+            rows = f"(SELECT {others}, {free} AS {own} FROM {rows}) ORDER BY {own} IS NULL"
+        rest = f"INTO {table.sql} ({', '.join(names)}) SELECT {', '.join(names)} FROM {rows}"
         if not connection.attempt(
             lambda: connection.run(f"INSERT {self._demands.strictly} {rest}")
         ):

@@ -159,3 +159,13 @@ def test_a_value_that_a_held_change_displaces_is_logged(trio: list[Host]) -> Non
     a.clock.ms += 3_600_000
     a.replica.release()
     assert a.conflicts() == [("devices", "note", "lost", "from the future")]
+
+
+def test_values_that_only_differ_in_their_type_are_a_conflict(trio: list[Host]) -> None:
+    """In a column without affinity 1 and 1.0 compare equal, and are two values all the same."""
+    a, b, _ = trio
+    a.write("UPDATE devices SET note = 1")
+    b.write("UPDATE devices SET note = 1.0")
+    settle(a, b)
+    assert [*a.conflicts(), *b.conflicts()] == [("devices", "note", 1, 1.0)]
+    assert a.rows("SELECT typeof(note) FROM devices") == [("real",)]

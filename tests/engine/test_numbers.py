@@ -175,6 +175,31 @@ class TestGenerated:
         expected = [("d", "from a"), ("d", "from c"), *free]
         assert logs(a) == logs(b) == logs(c) == expected
 
+    def test_a_row_that_steps_aside_keeps_its_number_from_a_new_one(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """One frame changes a row's reference and brings another row: neither overwrites."""
+        ddl = """
+            CREATE TABLE owners (name TEXT PRIMARY KEY);
+            CREATE TABLE events (
+                id INTEGER PRIMARY KEY, what, owner TEXT REFERENCES owners (name)
+            );
+        """
+        tables: dict[str, Key] = {"owners": None, "events": "generated"}
+        a, b, d, *others = make_hosts("a", "b", "d", "c", "e", ddl=ddl, tables=tables)
+        d.write("INSERT INTO owners VALUES ('bob')")
+        d.write("INSERT INTO events (what, owner) VALUES ('boot', 'bob')")
+        pull(a, d)
+        pull(b, a)
+        # From several hosts, so that some of their rows sort before the other's, and some behind.
+        for other in others:
+            other.write("INSERT INTO events (what) VALUES (?)", f"login on {other.node}")
+            pull(a, other)
+        a.write("UPDATE events SET owner = NULL WHERE what = 'boot'")
+        pull(b, a)
+        seen = sorted(b.rows("SELECT what FROM events"))
+        assert seen == [("boot",), ("login on c",), ("login on e",)]
+
     @settings(max_examples=60, derandomize=True, database=None, deadline=None)
     @given(
         st.lists(

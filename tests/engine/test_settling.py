@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.hosts import Host
+from engine.hosts import Clock, Host
 from syncd.config import Peer
 from syncd.replica import Replica
 
@@ -328,4 +328,26 @@ def test_a_child_goes_with_a_parent_that_an_update_takes_away(tmp_path: Path) ->
     for one in (a, b):
         assert one.rows("SELECT name FROM parents") == [("q",)]
         assert one.rows("SELECT name FROM children") == []
+        one.close()
+
+
+def test_a_row_gets_its_old_number_back_before_others_get_new_ones(tmp_path: Path) -> None:
+    """Two rows are set aside and show again together; one had number 1, the other has none yet."""
+    ddl = (
+        "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, phone TEXT UNIQUE)"
+    )
+    a, b = (
+        Host(tmp_path, node, ddl=ddl, tables={"people": ["name"]}, clock=Clock()) for node in "ab"
+    )
+    b.write("INSERT INTO people (name, phone) VALUES ('bob', '1')")
+    a.write("INSERT INTO people (name, phone) VALUES ('ann', '1')")
+    a.clock.ms += 10
+    a.write("INSERT INTO people (name) VALUES ('bob')")
+    pull(b, a)
+    pull(a, b)
+    shown = sorted(a.rows("SELECT name, phone FROM people"))
+    assert (
+        sorted(b.rows("SELECT name, phone FROM people")) == shown == [("ann", "1"), ("bob", None)]
+    )
+    for one in (a, b):
         one.close()
