@@ -136,6 +136,22 @@ def test_a_flood_costs_few_rounds_and_holds_no_other_up(
     assert len(rounds) <= 1 + took_s
 
 
+def test_a_round_that_found_nobody_is_not_repeated_at_once(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks next, within `fresh_wait`, is sent on without another round."""
+    here = make_site({"fresh_wait": "1m"}, peer="http://127.0.0.1:1")
+    rounds: list[syncd.Replica] = []
+
+    def nobody(replica: syncd.Replica, _: float) -> bool:
+        rounds.append(replica)
+        return False
+
+    monkeypatch.setattr("syncd.catch_up", nobody)
+    assert [here.verify(f"{n:032}").status_code for n in range(3)] == [503] * 3
+    assert len(rounds) == 1
+
+
 def test_a_peer_that_hangs_is_not_waited_for_longer(
     make_site: MakeSite, there: Site, serve: Serve
 ) -> None:
