@@ -172,8 +172,7 @@ class LicenseAPI {
             http.SetTimeouts(ms, ms, ms, ms)
             http.SetRequestHeader("X-API-Key", g_LicenseAPI_Key)
             http.Send()
-            ; Only this bounds the whole exchange; the four timeouts bound its steps.
-            if (!http.WaitForResponse(g_LicenseAPI_TimeoutSeconds)) {
+            if (!this.IsAnswered(http, A_TickCount + ms)) {
                 http.Abort()
                 timedOut := true
             } else {
@@ -195,6 +194,15 @@ class LicenseAPI {
         if (!LicenseAPI_Json.IsBoolean(LicenseAPI_Json.Get(answer, "allow")))
             throw Exception("a resposta não é da API de licenças (HTTP " status ")")
         return answer
+    }
+
+    ; Only this bounds the whole exchange; the four timeouts bound its steps. A wait that ends early,
+    ; as it may on a busy PC, is taken up again.
+    IsAnswered(http, deadline) {
+        while ((left := deadline - A_TickCount) > 0)
+            if (http.WaitForResponse(Ceil(left / 1000)))
+                return true
+        return false
     }
 
     ; Returns only the number: the text may quote what was sent.

@@ -169,8 +169,7 @@ class LicenseAPI {
             http.SetTimeouts(ms, ms, ms, ms)
             http.SetRequestHeader("X-API-Key", g_LicenseAPI_Key)
             http.Send()
-            ; Only this bounds the whole exchange; the four timeouts bound its steps.
-            timedOut := !http.WaitForResponse(g_LicenseAPI_TimeoutSeconds)
+            timedOut := !this.IsAnswered(http, A_TickCount + ms)
             if timedOut
                 http.Abort()
             else
@@ -189,6 +188,15 @@ class LicenseAPI {
         if !LicenseAPI_Json.IsBoolean(LicenseAPI_Json.Get(answer, "allow"))
             throw Error("a resposta não é da API de licenças (HTTP " status ")")
         return answer
+    }
+
+    ; Only this bounds the whole exchange; the four timeouts bound its steps. A wait that ends early,
+    ; as it may on a busy PC, is taken up again.
+    static IsAnswered(http, deadline) {
+        while (left := deadline - A_TickCount) > 0
+            if http.WaitForResponse(Ceil(left / 1000))
+                return true
+        return false
     }
 
     ; Returns only the number: the text may quote what was sent.
