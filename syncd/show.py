@@ -48,14 +48,18 @@ class Showing:
             self._set_aside(columns)
 
     def _write(self, columns: list[Column], existence: int, contested: int) -> None:
+        among = "true"
         if existence == bundle.ALIVE and self._is_complete(columns):
             self._insert_new(columns)
-            if contested:
-                self._update(columns)
-                self._hide_won(columns, "s.met")
-        else:
-            self._update(columns)
-            self._hide_won(columns, "true")
+            if not contested:
+                return
+            among = "s.met"
+        won = self._connection.value(
+            f"SELECT count(*) FROM temp.syncd_staged AS s WHERE s.mask <> 0 AND {among}"
+        )
+        # Nearly always they all show; to look for each of them again would cost as much.
+        if self._update(columns) < won:
+            self._hide_won(columns, among)
 
     def _set_aside(self, columns: list[Column]) -> None:
         cells = ", ".join(self._table.key_cells)
@@ -97,17 +101,17 @@ class Showing:
             keys = f"SELECT {table.cells('s')} FROM temp.syncd_staged AS s WHERE {new}"
             numbers.note(self._connection, table, keys)
 
-    def _update(self, columns: list[Column]) -> None:
-        """Write the registers won in rows that show."""
+    def _update(self, columns: list[Column]) -> int:
+        """Write the registers won in rows that show; return how many rows that is."""
         if not columns:
-            return
+            return 0
         table = self._table
         sets = ", ".join(
             f"{quoted(c.name)} ="
             f" CASE WHEN s.mask & {c.bit} THEN s.{c.cell} ELSE t.{quoted(c.name)} END"
             for c in columns
         )
-        self._connection.run(
+        return self._connection.run(
             f"UPDATE {self._strictly} {table.sql} AS t SET {sets} FROM temp.syncd_staged AS s"
             f" WHERE {table.on_user('t', 's')} AND s.met AND s.mask & {_mask(columns)}"
         )
