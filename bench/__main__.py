@@ -24,12 +24,16 @@ from syncd.bundle import Frame, Header
 from syncd.vector import Vector
 
 TARGETS = {
-    "capture: bulk insert / plain": 2.0,
-    "capture: one-row transactions / plain": 1.3,
-    "capture: bulk update / plain": 2.0,
-    "merge into empty / plain bulk insert": 2.5,
-    "merge again / plain bulk insert": 0.3,
-    "file / plain": 1.7,
+    "capture: bulk insert / plain": 1.5,
+    "capture: one-row transactions / plain": 1.15,
+    "capture: bulk update / plain": 1.5,
+    "extract / plain bulk insert": 0.75,
+    "bundle MB": 5.5,
+    "merge into empty / plain bulk insert": 1.5,
+    "merge updates / plain bulk update": 1.5,
+    "merge again / plain bulk insert": 0.1,
+    "file / plain": 1.5,
+    "file after updates / plain": 1.5,
 }
 
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from syncd.errors import (
     ConstraintError,
     DatabaseBusy,
@@ -34,8 +36,32 @@ WAL_CHECKPOINT_PAGES = 8_000
 32 MB before it is copied back halves what is written."""
 
 
+_ROWS_AT_ONCE = 64
+_encode = msgspec.msgpack.Encoder(enc_hook=bytes).encode
+
+
 class RawText(bytes):
     """TEXT that is not UTF-8, which Python cannot hold as str, as its bytes."""
+
+
+class NoRoom(Exception):
+    """Queries would have brought more into memory than they may."""
+
+
+class Room:
+    """What a series of queries may bring into memory. rows: how many they have brought."""
+
+    def __init__(self, bytes_max: float = math.inf) -> None:
+        self._bytes_left = bytes_max
+        self.rows = 0
+
+    def take(self, rows: list[tuple[Any, ...]]) -> None:
+        """Count rows in, or raise `NoRoom`."""
+        self.rows += len(rows)
+        # Encoding them is the quickest way to learn their size.
+        self._bytes_left -= len(_encode(rows))
+        if self._bytes_left < 0:
+            raise NoRoom
 
 
 class Connection:
@@ -53,20 +79,34 @@ class Connection:
         return self.raw.execute(sql, values).fetchall()
 
     def user_rows(
-        self, sql: str, values: Sequence[Any] | dict[str, Any] = ()
+        self, sql: str, values: Sequence[Any] | dict[str, Any] = (), room: Room | None = None
     ) -> list[tuple[Any, ...]]:
-        """Return all rows of a query over users' values, TEXT that is not UTF-8 as `RawText`."""
+        """Return all rows of a query over users' values, TEXT that is not UTF-8 as `RawText`.
+
+        Raises `NoRoom` as soon as they are more than there is room for.
+        """
+        room = room or Room()
         try:
-            return self.rows(sql, values)
+            return self._within(room, sql, values)
         except sqlite3.OperationalError as error:
             if "decode to UTF-8" not in str(error):
                 raise
         # Asking Python for every text is slow, so it is only done where the fast way has failed.
         self.raw.text_factory = _text_or_raw
         try:
-            return self.rows(sql, values)
+            return self._within(room, sql, values)
         finally:
             self.raw.text_factory = str
+
+    def _within(
+        self, room: Room, sql: str, values: Sequence[Any] | dict[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
+        with contextlib.closing(self.raw.execute(sql, values)) as cursor:
+            while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+                room.take(rows)
+                found += rows
+        return found
 
     def user_stream(self, sql: str) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query over users' values, TEXT that is not UTF-8 as `RawText`.

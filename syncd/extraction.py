@@ -6,6 +6,7 @@ covers. Only the frame that reaches the end carries a claim; see `frame_after`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 
 from syncd import bundle, changelog, held
 from syncd.bundle import Frame, Section, Snapshot
-from syncd.database import Connection
+from syncd.database import Connection, NoRoom, Room
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables, require_readable
 from syncd.vector import Vector
 
@@ -40,16 +41,13 @@ def frame_after(
     require_readable(connection)
     tables = load_tables(connection)
     news = _News(connection, tables, position, since)
-    top = connection.value("SELECT position FROM syncd_replica")
-    cut = news.cut(entries_max, top)
-    sections = [s for table in tables.values() for s in news.sections(table, cut, top)]
-    sections += held.sections(connection, news.where(cut))
+    cut, sections = news.first(entries_max)
     return _frame(
         connection,
         sections,
         after=position,
         position=cut,
-        claim=dict(changelog.vector(connection)) if cut == top else None,
+        claim=dict(changelog.vector(connection)) if cut == news.top else None,
         snapshot=snapshot,
     )
 
@@ -65,7 +63,7 @@ def frame_of_rows(connection: Connection, table: Table, keys: Sequence[bundle.Co
             f"SELECT e.* FROM temp.syncd_named AS n CROSS JOIN {table.changes} AS e"
             f" ON {table.on('e', 'n')}"
         )
-        sections = list(news.chosen(table, entries))
+        sections = list(news.chosen(table, entries, Room()))
     return _frame(connection, sections, after=0, position=0, claim=None)
 
 
@@ -92,7 +90,7 @@ def _renumbered(section: Section, numbers: dict[int, int]) -> Section:
 
 
 class _News:
-    """The entries above a position that a vector does not cover."""
+    """The entries above a position that a vector does not cover. top: the last position."""
 
     def __init__(
         self, connection: Connection, tables: dict[str, Table], position: int, since: Vector
@@ -100,6 +98,7 @@ class _News:
         self._connection = connection
         self._tables = tables
         self._position = position
+        self.top: int = connection.value("SELECT position FROM syncd_replica")
         known = {
             ordinal: since[origin]
             for ordinal, origin in connection.rows("SELECT ordinal, id FROM syncd_origin")
@@ -107,48 +106,62 @@ class _News:
         }
         self._covered = " ".join(f"WHEN {ordinal} THEN {seq}" for ordinal, seq in known.items())
 
-    def cut(self, entries_max: int, top: int) -> int:
-        """Return the position a frame of bounded entries and bytes reaches."""
-        while True:
-            cut = self._nth(entries_max)
-            if cut is None:
-                cut = top
-            size = self._bytes(cut)
-            if size <= bundle.FRAME_BYTES_TARGET or entries_max == 1:
-                return cut
-            entries_max = max(1, entries_max * bundle.FRAME_BYTES_TARGET // size)
+    def first(self, entries_max: int) -> tuple[int, list[Section]]:
+        """Return the position that a frame of bounded entries and bytes reaches, and its sections.
 
-    def sections(self, table: Table, cut: int, top: int) -> Iterator[Section]:
-        """Yield a table's changes up to a position, one section per set of registers and place.
-
-        A birth comes with all that its row owns, even where that stands above the cut: no host may
-        show a row that has its columns' defaults in place of values still under way.
+        It is made in the hope that its entries are small, and made anew of fewer if they are not.
         """
-        entries = f"SELECT e.* FROM {table.changes} AS e WHERE {self.where(cut)}"
-        if cut < top:
-            entries += (
-                f" UNION SELECT e.* FROM {table.changes} AS b"
-                f" CROSS JOIN {table.changes} AS e ON {table.on('e', 'b')}"
-                f" WHERE {self.where(cut, 'b')} AND b.mask & {ALIVE_BIT}"
-                f" AND {self.where(top)} AND e.position > {cut}"
-            )
-        yield from self.chosen(table, entries)
+        while True:
+            room = Room(bundle.FRAME_BYTES_TARGET if entries_max > 1 else math.inf)
+            cut = self._nth(entries_max)
+            try:
+                return cut, list(self._sections(cut, room))
+            except NoRoom:
+                self._connection.run("DROP TABLE IF EXISTS temp.syncd_frame")
+                entries_max = max(1, min(entries_max, room.rows) * 7 // 8)
 
-    def chosen(self, table: Table, entries: str) -> Iterator[Section]:
-        """Yield a table's changes among the entries of a query."""
+    def _sections(self, cut: int, room: Room) -> Iterator[Section]:
+        for table in self._tables.values():
+            yield from self._of_table(table, cut, room)
+        yield from held.sections(self._connection, self._where(cut), room)
+
+    def _of_table(self, table: Table, cut: int, room: Room) -> Iterator[Section]:
+        """Yield a table's changes up to a position.
+
+        A birth that does not own every column comes with all that its row owns, even where that
+        stands above the cut: no host may show a row that has its columns' defaults in place of
+        values still under way.
+        """
+        whole = ALIVE_BIT | table.columns_mask
+        entries = f"SELECT e.* FROM {table.changes} AS e WHERE {self._where(cut)}"
+        if cut < self.top:
+            entries += (
+                f" UNION ALL SELECT e.* FROM {table.changes} AS b"
+                f" CROSS JOIN {table.changes} AS e ON {table.on('e', 'b')}"
+                f" WHERE {self._where(cut, 'b')} AND b.mask & {ALIVE_BIT}"
+                f" AND b.mask & {whole} <> {whole}"
+                f" AND {self._where(self.top)} AND e.position > {cut}"
+            )
+        yield from self.chosen(table, entries, room)
+
+    def chosen(self, table: Table, entries: str, room: Room) -> Iterator[Section]:
+        """Yield a table's changes among the entries of a query, one section per mask and place."""
         with changelog.temporary(self._connection, "syncd_frame", entries):
             masks = self._connection.rows("SELECT DISTINCT mask FROM temp.syncd_frame ORDER BY 1")
             for (mask,) in masks:
                 columns = [column for column in table.columns if column.bit & mask]
                 if columns or mask & (ALIVE_BIT | DEAD_BIT):
-                    yield from self._of_mask(table, mask, columns)
+                    yield from self._of_mask(table, mask, columns, room)
 
-    def _of_mask(self, table: Table, mask: int, columns: list[Column]) -> Iterator[Section]:
+    def _of_mask(
+        self, table: Table, mask: int, columns: list[Column], room: Room
+    ) -> Iterator[Section]:
         for source, values in self._places(table, columns):
             rows = self._connection.user_rows(
                 f"SELECT e.origin, e.seq, e.hlc, {', '.join([table.cells('e'), *values])}"
                 f" FROM temp.syncd_frame AS e {source} WHERE e.mask = ? ORDER BY e.position",
                 (mask,),
+                room,
             )
             if rows:
                 yield _section(table, mask, columns, rows)
@@ -164,7 +177,7 @@ class _News:
             hidden = [f"h.{column.cell}" for column in columns]
             yield f"CROSS JOIN {table.shadow} AS h ON {table.on('h', 'e')}", hidden
 
-    def where(self, cut: int, alias: str = "e") -> str:
+    def _where(self, cut: int, alias: str = "e") -> str:
         """Return the condition that an entry is news and not above a position."""
         return f"{self._news(alias)} AND {alias}.position <= {cut}"
 
@@ -172,7 +185,8 @@ class _News:
         covered = f"CASE {alias}.origin {self._covered} ELSE 0 END" if self._covered else "0"
         return f"{alias}.position > {self._position} AND {alias}.seq > {covered}"
 
-    def _nth(self, n: int) -> int | None:
+    def _nth(self, n: int) -> int:
+        """Return the position of the n-th entry, or the last position if there are fewer."""
         logs = [*(table.changes for table in self._tables.values()), "syncd_held"]
         parts = " UNION ALL ".join(
             f"SELECT e.position FROM {log} AS e WHERE {self._news('e')}" for log in logs
@@ -180,27 +194,7 @@ class _News:
         found: int | None = self._connection.value(
             f"SELECT position FROM ({parts}) ORDER BY position LIMIT 1 OFFSET ?", (n - 1,)
         )
-        return found
-
-    def _bytes(self, cut: int) -> int:
-        held_values = f"SELECT {_size(['e.value'])} AS size FROM syncd_held AS e"
-        parts = [f"{held_values} WHERE {self.where(cut)}"]
-        for table in self._tables.values():
-            keys = [f"e.{cell}" for cell in table.key_cells]
-            for source, values in self._places(table, list(table.columns)):
-                parts.append(
-                    f"SELECT {_size([*keys, *values])} FROM {table.changes} AS e {source}"
-                    f" WHERE {self.where(cut)}"
-                )
-        total: int = self._connection.value(
-            f"SELECT coalesce(sum(size), 0) FROM ({' UNION ALL '.join(parts)})"
-        )
-        return total
-
-
-def _size(values: list[str]) -> str:
-    # length() of TEXT counts characters, and only those before a NUL.
-    return " + ".join(f"coalesce(length(CAST({value} AS BLOB)), 0)" for value in values)
+        return self.top if found is None else found
 
 
 def _section(

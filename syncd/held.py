@@ -16,7 +16,7 @@ from typing import Any
 from syncd import bundle
 from syncd.bundle import Column, Section
 from syncd.clock import ms_of_hlc
-from syncd.database import Connection, RawText, literal
+from syncd.database import Connection, RawText, Room, literal
 from syncd.schema import Table, widen
 
 UNKNOWN_TABLE = "unknown table"
@@ -44,8 +44,8 @@ def hold(connection: Connection, section: Section, reason: str) -> int:
     return count
 
 
-def sections(connection: Connection, where: str) -> Iterator[Section]:
-    """Yield held changes as sections, their origins being ordinals.
+def sections(connection: Connection, where: str, room: Room | None = None) -> Iterator[Section]:
+    """Yield held changes as sections, their origins being ordinals; raise `NoRoom`.
 
     where: a condition on the held entry `e`.
     """
@@ -60,6 +60,7 @@ def sections(connection: Connection, where: str) -> Iterator[Section]:
             f"SELECT origin, seq, hlc{cells}, value FROM syncd_held AS e WHERE ({where})"
             " AND tbl = ? AND col = ? AND key_names = ? AND existence = ? ORDER BY e.position",
             (table, col, key_names, existence),
+            room,
         )
         for layer in _layers(rows, len(key)):
             yield _section(table, col, key, existence, layer)
