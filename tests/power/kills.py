@@ -10,6 +10,7 @@ audit hooks.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import sqlite3
@@ -17,7 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 EVERY_STATEMENT = os.environ.get("SYNCD_KILL_AT") == "statements"
 _BOUNDARIES = ("BEGIN IMMEDIATE", "COMMIT", "PRAGMA")
@@ -25,21 +26,68 @@ _CALLS = ("os.rename", "os.remove", "os.truncate", "fcntl.flock")
 STEPS_MAX = 5_000
 
 
-def kills(work: Callable[[], object]) -> Iterator[int]:
+class Disk:
+    """What of the write-ahead logs of some databases a disk has, and not only the system's cache.
+
+    It has a log up to where it stood after the last commit with `synchronous = FULL`
+    (sqlite.org/pragma.html#pragma_synchronous). The numbers are shared with the child.
+    """
+
+    def __init__(self, *databases: Path) -> None:
+        self._databases = databases
+        self._synced = memoryview(mmap.mmap(-1, 8 * max(1, len(databases)))).cast("q")
+
+    def watch(self, database: Path, trace: Callable[[str], None]) -> Callable[[str], None]:
+        """Return a trace that also notes what is made durable, before it calls the given one."""
+        if database not in self._databases:
+            return trace
+        number = self._databases.index(database)
+        last, is_full = "", False
+
+        def watching(statement: str) -> None:
+            nonlocal last, is_full
+            if is_full and last == "COMMIT":
+                self._synced[number] = _wal(database).stat().st_size
+            if statement.startswith("PRAGMA synchronous"):
+                is_full = statement.endswith("FULL")
+            last = statement
+            trace(statement)
+
+        return watching
+
+    def cut_power(self) -> None:
+        """Take away from every log what the disk does not have, and what stood in memory."""
+        for number, database in enumerate(self._databases):
+            if _wal(database).exists():
+                os.truncate(
+                    _wal(database), min(self._synced[number], _wal(database).stat().st_size)
+                )
+            database.with_name(database.name + "-shm").unlink(missing_ok=True)
+            self._synced[number] = 0
+
+
+def _wal(database: Path) -> Path:
+    return database.with_name(database.name + "-wal")
+
+
+def kills(work: Callable[[], object], disk: Disk | None = None) -> Iterator[int]:
     """Yield after each kill, for every step of some work, and once after all of it."""
     for step in range(1, STEPS_MAX):
-        is_done = runs_to_its_end(work, killed_at=step)
+        is_done = runs_to_its_end(work, killed_at=step, disk=disk)
         yield step
         if is_done:
             return
     raise AssertionError("work that does not end")
 
 
-def runs_to_its_end(work: Callable[[], object], *, killed_at: int) -> bool:
+def runs_to_its_end(
+    work: Callable[[], object], *, killed_at: int, disk: Disk | None = None
+) -> bool:
     """Do some work in a child; say False if it was killed before it was done."""
+    watched = disk or Disk()
     child = os.fork()
     if not child:
-        _work_and_exit(work, killed_at)
+        _work_and_exit(work, killed_at, watched)  # never returns: two would go on with the tests
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
@@ -48,9 +96,9 @@ def runs_to_its_end(work: Callable[[], object], *, killed_at: int) -> bool:
     return True
 
 
-def _work_and_exit(work: Callable[[], object], killed_at: int) -> None:
+def _work_and_exit(work: Callable[[], object], killed_at: int, disk: Disk) -> NoReturn:
     try:
-        _count(killed_at)
+        _count(killed_at, disk)
         work()
         os._exit(0)
     except BaseException:
@@ -59,7 +107,7 @@ def _work_and_exit(work: Callable[[], object], killed_at: int) -> None:
         os._exit(1)
 
 
-def _count(killed_at: int) -> None:
+def _count(killed_at: int, disk: Disk) -> None:
     left = killed_at
 
     def step() -> None:
@@ -78,9 +126,9 @@ def _count(killed_at: int) -> None:
 
     connect: Any = sqlite3.connect
 
-    def traced(*args: Any, **named: Any) -> sqlite3.Connection:
-        connection: sqlite3.Connection = connect(*args, **named)
-        connection.set_trace_callback(trace)
+    def traced(path: Path, **named: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(path, **named)
+        connection.set_trace_callback(disk.watch(path, trace))
         return connection
 
     setattr(sqlite3, "connect", traced)  # noqa: B010

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from engine.hosts import Clock, Host, Key, ask, pull, settle, small_frames
+from engine.hosts import Clock, Host, Key, pull, settle, small_frames
 from wire.sites import OLD, keyring
 
 from power.kills import Folder
@@ -201,7 +201,7 @@ def _pull(this: Scene) -> None:
 
 def _serve(this: Scene) -> None:
     with this.host("a") as a, this.host("b") as b:
-        ask(b, a)
+        pull(b, a)
 
 
 def _export(this: Scene) -> None:
