@@ -323,6 +323,25 @@ def literal_of(value: object) -> str:
             return "NULL" if value is None else repr(value)
 
 
+_CANNOT_WRITE = (
+    "Check owner, permissions and mount of the file and of its folder; SQLite writes both."
+)
+_DAMAGED = (
+    "Stop app and daemon, restore a backup or move the file away; what peers have comes back from"
+    " them."
+)
+_HINTS = {
+    sqlite3.SQLITE_FULL: "Free space on the disk; nothing was half written.",
+    sqlite3.SQLITE_READONLY: _CANNOT_WRITE,
+    sqlite3.SQLITE_CANTOPEN: _CANNOT_WRITE,
+    sqlite3.SQLITE_PERM: _CANNOT_WRITE,
+    sqlite3.SQLITE_IOERR: "Look at the disk and its free space, and at the system's log.",
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+}
+"""What an operator can do, by SQLite's primary result code (sqlite.org/rescode.html)."""
+
+
 @contextlib.contextmanager
 def _translated(path: Path) -> Iterator[None]:
     try:
@@ -335,6 +354,7 @@ def _translated(path: Path) -> Iterator[None]:
             raise DatabaseBusy(f"{path}: {error}") from error
         if str(error).startswith(("no such table", "no such column")):
             raise SchemaChanged(f"{path}: {error}") from error
-        raise DatabaseError(f"{path}: {error}") from error
+        raise DatabaseError(f"{path}: {error}", hint=_HINTS.get(code)) from error
     except sqlite3.Error as error:
-        raise DatabaseError(f"{path}: {error}") from error
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        raise DatabaseError(f"{path}: {error}", hint=_HINTS.get(code)) from error
