@@ -79,15 +79,24 @@ def visible(
 
 
 @dataclass(frozen=True)
+class Unique:
+    """Columns that are unique together. among: which rows, None for all of them."""
+
+    names: tuple[str, ...]
+    among: Callable[[dict[str, Cell]], bool] | None = None
+
+
+@dataclass(frozen=True)
 class Demands:
     """The constraints of a table.
 
-    names: its columns, the key first. uniques: sets of columns that are unique beside the key.
-    parents: columns that refer to the key of another table. check: whether a row is acceptable.
+    names: its columns, the key first. uniques: sets of columns that are unique beside the key, and
+    for which rows. parents: columns that refer to the key of a table. check: whether a row is
+    acceptable.
     """
 
     names: tuple[str, ...]
-    uniques: tuple[tuple[str, ...], ...] = ()
+    uniques: tuple[Unique, ...] = ()
     parents: tuple[tuple[tuple[str, ...], str], ...] = ()
     check: Callable[[dict[str, Cell]], bool] = lambda _: True
 
@@ -96,14 +105,18 @@ def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Dema
     """Return which of the rows that are alive show, so that no constraint is broken.
 
     From the newest down, each row shows that clashes with none shown so far, where a row is as new
-    as the newest of its birth and its unique values. demands: tables, parents before children.
+    as the newest of its birth and its unique values (of all its values where only a part of the
+    rows must be unique). Rows that refer to rows of their own table show as long as those do.
+    demands: tables, parents before children.
     """
     claims: dict[tuple[str, Key], list[Change]] = {}
     for change in changes:
         claims.setdefault((change.table, change.key), []).append(change)
     tables: Tables = {}
     for table, demanded in demands.items():
-        unique = {EXISTENCE, *(name for names in demanded.uniques for name in names)}
+        unique = {EXISTENCE, *(name for one in demanded.uniques for name in one.names)}
+        if any(one.among for one in demanded.uniques):
+            unique.update(demanded.names)
 
         def newness(key: Key, table: str = table, unique: set[str] = unique) -> Stamp:
             writes = claims[table, key]
@@ -115,19 +128,60 @@ def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Dema
             )
 
         tables[table] = {}
-        taken: set[tuple[tuple[str, ...], Row]] = set()
+        taken: set[tuple[Unique, Row]] = set()
         for key in sorted(alive[table], key=newness, reverse=True):
             row = dict(zip(demanded.names, (*key, *alive[table][key]), strict=True))
-            wanted = {(names, tuple(row[name] for name in names)) for names in demanded.uniques}
+            wanted = {
+                (one, tuple(row[name] for name in one.names))
+                for one in demanded.uniques
+                if one.among is None or one.among(row)
+            }
             wanted = {claim for claim in wanted if NULL not in claim[1]}
             if (
                 taken.isdisjoint(wanted)
                 and demanded.check(row)
-                and all(_has_parent(row, tables[to], names) for names, to in demanded.parents)
+                and all(
+                    _has_parent(row, tables[to], names)
+                    for names, to in demanded.parents
+                    if to != table
+                )
             ):
                 taken |= wanted
                 tables[table][key] = alive[table][key]
+        _drop_orphans(tables[table], table, demanded)
     return tables
+
+
+def _drop_orphans(rows: Rows, table: str, demanded: Demands) -> None:
+    """Drop the rows whose parent in their own table does not show, and what hangs on them."""
+    own = [names for names, to in demanded.parents if to == table]
+    while orphans := [
+        key
+        for key, values in rows.items()
+        for row in [dict(zip(demanded.names, (*key, *values), strict=True))]
+        if not all(_has_parent(row, rows, names) for names in own)
+    ]:
+        for key in set(orphans):
+            del rows[key]
+
+
+def surviving(changes: Iterable[Change]) -> set[Change]:
+    """Return the changes that own a register: what a replica must remember, deaths included."""
+    last: dict[tuple[str, Key, str], Change] = {}
+    died: dict[tuple[str, Key], Change] = {}
+    for change in changes:
+        row = change.table, change.key
+        if change.value == DEAD:
+            died[row] = max(died.get(row, change), change, key=lambda c: c.stamp)
+        else:
+            register = (*row, change.register)
+            last[register] = max(last.get(register, change), change, key=lambda c: c.stamp)
+    owning = {
+        change
+        for (table, key, _), change in last.items()
+        if (table, key) not in died or change.stamp > died[table, key].stamp
+    }
+    return owning | set(died.values())
 
 
 def _has_parent(row: dict[str, Cell], parents: Rows, names: tuple[str, ...]) -> bool:

@@ -365,12 +365,12 @@ class World:
         if not changed or statement.undone:
             return set()
         after = self._shown(number)
-        born = None if statement.born is None else tuple(map(_cell, statement.born))
+        born = None if statement.born is None else tuple(map(cell_of, statement.born))
         written: set[Change] = set()
         for table, shape in self._shapes_of(number).items():
-            stamps = _stamps(connection, table, len(shape.key), last, host.identity)
+            stamps = stamps_of(connection, table, len(shape.key), last, host.identity)
             reborn = born if table == statement.table else None
-            meant = _meant(shape.columns, before[table], after[table], reborn)
+            meant = writes_between(shape.columns, before[table], after[table], reborn)
             written |= {Change(stamps[key], table, key, name, value) for key, name, value in meant}
         return written
 
@@ -471,7 +471,9 @@ class World:
     def _modelled(self, number: int, changes: Iterable[Change]) -> model.Tables:
         changes = list(changes)
         demands = {
-            name: model.Demands((*s.key, *s.columns), s.uniques, s.parents, s.check)
+            name: model.Demands(
+                (*s.key, *s.columns), tuple(map(model.Unique, s.uniques)), s.parents, s.check
+            )
             for name, s in self._shapes_of(number).items()
         }
         return model.settled(changes, self._alive(number, changes), demands)
@@ -508,7 +510,7 @@ def _attempt(connection: sqlite3.Connection, statement: Statement) -> int:
         return 0  # the host has not been migrated yet
 
 
-def _meant(
+def writes_between(
     columns: Sequence[str],
     before: model.Rows,
     after: model.Rows,
@@ -526,7 +528,7 @@ def _meant(
     return written
 
 
-def _stamps(
+def stamps_of(
     connection: sqlite3.Connection, table: str, cells: int, after: int, origin: bytes
 ) -> dict[Key, Stamp]:
     """Return the last stamp that the journal gave each row since an entry."""
@@ -543,6 +545,6 @@ def _stamps(
     return stamps
 
 
-def _cell(value: object) -> Cell:
+def cell_of(value: object) -> Cell:
     kinds = {int: "integer", float: "real", str: "text", bytes: "blob"}
     return cell(kinds.get(type(value), "null"), value)
