@@ -2,10 +2,11 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
+SEEDS ?= 1000
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= bundle frame message request response file
 
-.PHONY: run test check bench fuzz clean
+.PHONY: run test check bench soak fuzz clean
 
 run: .venv/installed
 	$(BIN)/python deploy/three_hosts.py
@@ -20,6 +21,9 @@ check: .venv/installed-dev
 
 bench: .venv/installed
 	$(BIN)/python -m bench
+
+soak: .venv/installed-dev
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 fuzz: .venv/installed-dev
 	for target in $(FUZZ_TARGETS); do \

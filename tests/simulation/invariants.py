@@ -1,0 +1,127 @@
+"""What must hold in a simulation, at every step and at rest.
+
+At every step of a host: no page of its file is wrong (`integrity`), no constraint is broken
+(`constraints`), and it shows what the model makes of the changes that it must have (`shown`).
+
+At rest: all hosts show the same (`converged`), remember exactly the changes that own a register,
+deaths included (`remembered`), hold back exactly the rows that may not show (`held`), have equal
+vectors and nothing more to tell (`vectors`, `news`), and no value was lost in silence
+(`conflicts`). Past the retention: deaths are forgotten, and nothing else (`forgotten`). Elsewhere:
+no bundle tells of a change that was never made (`invented`), no write is older than what its host
+had merged (`clock`), no round fails without a reason (`round`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from engine import model
+from engine.hosts import changes_in
+from engine.model import ALIVE, DEAD, Change
+
+from simulation import shapes
+from simulation.ledger import Ledger, Loss
+from simulation.machine import Machine
+from syncd.vector import Vector
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, detail: str) -> None:
+        super().__init__(f"{invariant}: {detail}")
+        self.invariant = invariant
+
+
+def hold(condition: bool, invariant: str, detail: object) -> None:
+    """Raise `Violation` unless a condition holds."""
+    if not condition:
+        raise Violation(invariant, str(detail))
+
+
+def check(machine: Machine) -> None:
+    """Check one host after a step."""
+    hold(machine.rows("PRAGMA integrity_check") == [("ok",)], "integrity", machine.node)
+    if machine.unfolded():
+        return  # what a write makes room for shows once the write is folded
+    broken = machine.rows("PRAGMA foreign_key_check")
+    hold(not broken, "constraints", f"{machine.node}: {broken}")
+    _compare("shown", machine, machine.knowledge.modelled())
+
+
+def check_at_rest(
+    machines: Sequence[Machine],
+    roads: Sequence[tuple[int, int]],
+    ledger: Ledger,
+    losses: Collection[Loss],
+) -> None:
+    """Check that all hosts agree, and that nothing is missing. losses: all that was ever logged."""
+    everything: set[Change] = set().union(*(m.knowledge.merged for m in machines))
+    for machine in machines:
+        _check_agreement(machine, everything)
+    vectors = {machine.replica.vector() for machine in machines}
+    hold(len(vectors) == 1, "vectors", vectors)
+    for receiver, sender in roads:
+        one, other = machines[receiver].replica, machines[sender].replica
+        _, frame = other.changes_since(one.vector(), one.cursor(other.origin()))
+        hold(not frame.sections, "news", f"h{sender} has more to tell h{receiver}")
+    silent = ledger.unlogged(everything, losses)
+    hold(not silent, "conflicts", f"lost in silence: {silent}")
+
+
+def check_aged(machines: Sequence[Machine], everything: set[Change]) -> None:
+    """Check that hosts agree which have forgotten all that the retention lets them forget."""
+    for machine in machines:
+        _check_what_shows(machine, everything)
+        survivors = model.surviving(everything)
+        born = {(c.table, c.key) for c in survivors if c.value == ALIVE}
+        vector = machine.replica.vector()
+        needed = {
+            change
+            for change in survivors
+            if (change.value != DEAD and (change.table, change.key) in born)
+            # Of a former self that nobody has heard out nobody knows what all have.
+            or change.stamp.seq > vector[change.stamp.origin]
+        }
+        remembered = _remembered(machine)
+        hold(
+            remembered == needed,
+            "forgotten",
+            f"{machine.node} lacks {needed - remembered}, has also {remembered - needed}",
+        )
+
+
+def _check_what_shows(machine: Machine, everything: set[Change]) -> None:
+    tables, version = machine.tables, machine.knowledge.version
+    modelled = shapes.modelled(tables, version, everything)
+    _compare("converged", machine, modelled)
+    alive = shapes.alive(tables, version, everything)
+    hidden = sum(len(alive[name]) - len(rows) for name, rows in modelled.items())
+    held = machine.replica.status().held
+    hold(held == hidden, "held", f"{machine.node} holds {held}, not {hidden}")
+
+
+def _check_agreement(machine: Machine, everything: set[Change]) -> None:
+    _check_what_shows(machine, everything)
+    remembered = _remembered(machine)
+    survivors = model.surviving(everything)
+    hold(
+        remembered == survivors,
+        "remembered",
+        f"{machine.node} lacks {survivors - remembered}, has also {remembered - survivors}",
+    )
+
+
+def _remembered(machine: Machine) -> set[Change]:
+    _, frames = machine.replica.frames_since(Vector())
+    return set().union(*map(changes_in, frames))
+
+
+def _compare(invariant: str, machine: Machine, modelled: model.Tables) -> None:
+    shown = machine.shown()
+    for name, rows in modelled.items():
+        hold(
+            shown[name] == rows,
+            invariant,
+            f"{machine.node} shows {name} as {shown[name]}, the model says {rows}",
+        )

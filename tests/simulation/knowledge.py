@@ -1,0 +1,105 @@
+"""What a host must have by now: the changes it merged, those it holds, those it was told to forget.
+
+The world brings this up to date from what was written and from the frames whose transactions have
+committed; no replica is asked. From it alone the model says what a host must show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from engine import model
+from engine.model import EXISTENCE, Change
+
+from simulation import shapes
+from simulation.shapes import Shapes
+from syncd.bundle import Withdrawal
+from syncd.clock import hlc_of_ms
+
+
+@dataclass
+class Knowledge:
+    """What one host must have.
+
+    version: of its schema. merged: changes that count for what it shows. waiting: those that it
+    holds, for their stamp or for a table or column that it does not know. withdrawn: what it has
+    been told to forget.
+    """
+
+    tables: Shapes
+    version: int
+    merged: set[Change] = field(default_factory=set)
+    waiting: set[Change] = field(default_factory=set)
+    withdrawn: set[Withdrawal] = field(default_factory=set)
+
+    def copy(self) -> Knowledge:
+        """Return the same at this moment."""
+        return Knowledge(
+            self.tables, self.version, set(self.merged), set(self.waiting), set(self.withdrawn)
+        )
+
+    def take_in(self, changes: Iterable[Change], until_ms: int) -> None:
+        """Merge changes that arrive, or hold those that cannot show yet."""
+        for change in filter(self._counts, changes):
+            if self._is_due(change, until_ms):
+                self.merged.add(change)
+            elif change not in self.merged:
+                self.waiting.add(change)
+
+    def release(self, until_ms: int) -> None:
+        """Merge what was held and can show by now."""
+        self._move({change for change in self.waiting if self._is_due(change, until_ms)})
+
+    def bring_withdrawn(self) -> None:
+        """Merge what was held and is withdrawn, so that it can be written anew."""
+        self._move({c for c in self.waiting if not self._counts(c) and self.knows(c)})
+
+    def write_anew(self, anew: dict[model.Stamp, model.Stamp]) -> set[Change]:
+        """Give what owns a register, or waits, another stamp; return what became of it.
+
+        The original stays until it is forgotten.
+        """
+        written = set()
+        owning = model.surviving(self.merged)
+        for kept, among in ((self.merged, owning), (self.waiting, set(self.waiting))):
+            again = {
+                Change(anew[c.stamp], c.table, c.key, c.register, c.value)
+                for c in among
+                if c.stamp in anew
+            }
+            kept.update(again)
+            written |= again
+        return written
+
+    def forget_withdrawn(self) -> None:
+        """Take out what does not count any more."""
+        if self.withdrawn:
+            self.merged = set(filter(self._counts, self.merged))
+            self.waiting = set(filter(self._counts, self.waiting))
+
+    def knows(self, change: Change) -> bool:
+        """Say whether a host has the table and the column of a change."""
+        shape = shapes.of_version(self.tables, self.version).get(change.table)
+        known = (EXISTENCE, *shape.columns_of(self.version)) if shape else ()
+        return change.register in known
+
+    def modelled(self) -> model.Tables:
+        """Return what the model makes of what is merged."""
+        return shapes.modelled(self.tables, self.version, self.merged)
+
+    def _move(self, due: set[Change]) -> None:
+        self.waiting -= due
+        self.merged |= due
+
+    def _is_due(self, change: Change, until_ms: int) -> bool:
+        return change.stamp.hlc <= hlc_of_ms(until_ms) and self.knows(change)
+
+    def _counts(self, change: Change) -> bool:
+        """Say whether a change has not been withdrawn, as far as this host has been told."""
+        return not any(
+            one.origin == change.stamp.origin
+            and one.first <= change.stamp.seq <= one.last
+            and change.stamp.hlc > one.above
+            for one in self.withdrawn
+        )

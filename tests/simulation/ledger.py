@@ -1,0 +1,78 @@
+"""What was written by whom and what each write knew of: the memory that no fault reaches.
+
+The ledger answers two questions that no replica can be trusted with: was a change that a bundle
+tells of ever made, and was a value that lost known to the write that it lost to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from engine.model import DEAD, EXISTENCE, Cell, Change, Key, Stamp
+
+Loss = tuple[bytes, int, str, str]
+"""A loser's origin and seq, its table and column."""
+
+
+class Ledger:
+    """All committed writes of a simulation."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, Key, str, Stamp], set[Cell]] = {}
+        self._known: dict[Stamp, frozenset[Change]] = {}
+
+    def enter(self, written: Iterable[Change], known: frozenset[Change]) -> None:
+        """Remember writes that were committed. known: what their host had merged."""
+        for change in written:
+            # A copy that has not noticed yet that it is one may give a stamp out twice.
+            self._values.setdefault(_write(change), set()).add(change.value)
+            self._known[change.stamp] = known
+
+    def rename(self, change: Change, renamed: Change) -> None:
+        """Remember a write under the stamp that its host gives it after a renewal."""
+        self.enter([renamed], self._known[change.stamp])
+
+    def has(self, change: Change) -> bool:
+        """Say whether a change was ever written."""
+        return change.value in self._values.get(_write(change), ())
+
+    def unlogged(self, changes: Collection[Change], losses: Collection[Loss]) -> list[Change]:
+        """Return the values that were lost in silence.
+
+        A value is accounted for if it stands, if a greater write of its register or a death of its
+        row knew of it, if the conflict log has it, or if a greater write of an equal value is
+        accounted for. losses: what stood in any conflict log.
+        """
+        rows: dict[tuple[str, Key], list[Change]] = {}
+        for change in changes:
+            rows.setdefault((change.table, change.key), []).append(change)
+        return [one for writes in rows.values() for one in self._silent(writes, losses)]
+
+    def _silent(self, writes: list[Change], losses: Collection[Loss]) -> list[Change]:
+        accounted: set[Change] = set()
+        silent: list[Change] = []
+        for lost in sorted(writes, key=lambda c: c.stamp, reverse=True):
+            if lost.register == EXISTENCE:
+                continue
+            beyond = [
+                won
+                for won in writes
+                if won.stamp > lost.stamp and (won.register == lost.register or won.value == DEAD)
+            ]
+            if (
+                not beyond
+                or (lost.stamp.origin, lost.stamp.seq, lost.table, lost.register) in losses
+                or any(self._knew(won, lost) for won in beyond)
+                or any(won in accounted and won.value == lost.value for won in beyond)
+            ):
+                accounted.add(lost)
+            else:
+                silent.append(lost)
+        return silent
+
+    def _knew(self, won: Change, lost: Change) -> bool:
+        return won.stamp.origin == lost.stamp.origin or lost in self._known[won.stamp]
+
+
+def _write(change: Change) -> tuple[str, Key, str, Stamp]:
+    return change.table, change.key, change.register, change.stamp

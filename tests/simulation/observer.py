@@ -1,0 +1,194 @@
+"""Watches what the engine does to its replicas, and follows it in what each host must know.
+
+What a transaction changes counts once it has committed, and not before: a process that dies in it
+has done nothing. The watching replaces functions of the engine by ones that call them; values come
+from frames and from the world's own memory, never from what the engine has stored. Randomness and
+connections are given out here too, so that a run is the same every time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from engine.hosts import changes_in
+from engine.model import Change, Key, Stamp, cell
+
+from simulation.invariants import hold
+from simulation.ledger import Ledger
+from simulation.machine import Machine, Watched, open_watched
+from simulation.writing import returned
+from syncd import future, merge, restamp, withdrawal
+from syncd.bundle import Frame, Header, Withdrawal
+from syncd.database import Connection, Database
+from syncd.identity import Identity, sidecar_of
+from syncd.vector import Vector
+
+_IDENTITY = (
+    "SELECT o.id, o.seq FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
+)
+
+
+class Observer:
+    """Watches machines for as long as it is open."""
+
+    def __init__(self, machines: Sequence[Machine], ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._patches = contextlib.ExitStack()
+        self._by_path: dict[Path, Machine] = {machine.path: machine for machine in machines}
+        self._by_path |= {sidecar_of(machine.path): machine for machine in machines}
+        self._tokens = 0
+        self._arriving: Frame | None = None
+        self._is_bringing = False
+
+    def __enter__(self) -> Observer:
+        for place, name, watched in (
+            (Database, "_open", open_watched(self._by_path)),
+            (secrets, "token_bytes", self._token),
+            (merge, "merge_frame", self._merge_frame(merge.merge_frame)),
+            (merge, "merge_sections", self._merge_sections(merge.merge_sections)),
+            (future, "_bring", self._bring(future._bring)),
+            (withdrawal, "add", self._withdraw(withdrawal.add)),
+            (restamp, "_restamp", self._restamp(restamp._restamp)),
+            (Identity, "renew", self._renew(Identity.renew)),
+        ):
+            self._patches.enter_context(mock.patch.object(place, name, watched))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patches.close()
+
+    def remember(self, machine: Machine, written: set[Change]) -> None:
+        """Remember what was written on a host, and what its writer could know of."""
+        knowledge = machine.knowledge
+        # Who deletes a row means all of it, columns that its host does not know yet included.
+        unseen = {change for change in knowledge.waiting if not knowledge.knows(change)}
+        self._ledger.enter(written, frozenset(knowledge.merged | unseen))
+        knowledge.merged |= written
+        knowledge.merged -= returned(machine)
+
+    def _merge_frame(self, merge_frame: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(connection: Connection, header: Header, frame: Frame, **options: Any) -> Any:
+            self._arriving = frame
+            counts = merge_frame(connection, header, frame, **options)
+            _later(connection, lambda machine: machine.knowledge.forget_withdrawn())
+            return counts
+
+        return watched
+
+    def _merge_sections(self, merge_sections: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(
+            connection: Connection,
+            sections: Any,
+            known_to_sender: Vector | None,
+            *,
+            now_ms: int,
+            drift_ms: int,
+        ) -> Any:
+            frame, until_ms = self._arriving, now_ms + drift_ms
+            if known_to_sender is not None:
+                _later(connection, lambda machine: self._arrive(machine, frame, until_ms))
+            elif self._is_bringing:
+                _later(connection, lambda machine: machine.knowledge.bring_withdrawn())
+            else:
+                _later(connection, lambda machine: machine.knowledge.release(until_ms))
+            return merge_sections(
+                connection, sections, known_to_sender, now_ms=now_ms, drift_ms=drift_ms
+            )
+
+        return watched
+
+    def _bring(self, bring: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(connection: Connection, *args: Any, **options: Any) -> Any:
+            self._is_bringing = True
+            try:
+                count = bring(connection, *args, **options)
+            finally:
+                self._is_bringing = False
+            _later(connection, lambda machine: machine.knowledge.forget_withdrawn())
+            return count
+
+        return watched
+
+    def _withdraw(self, add: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(connection: Connection, withdrawals: Sequence[Withdrawal]) -> Any:
+            _later(connection, lambda machine: machine.knowledge.withdrawn.update(withdrawals))
+            return add(connection, withdrawals)
+
+        return watched
+
+    def _restamp(self, rewrite: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(connection: Connection, target: str, chosen: str) -> Any:
+            before = connection.rows(
+                f"SELECT DISTINCT e.hlc, i.id, e.seq FROM {target} AS e JOIN syncd_origin AS i"
+                f" ON i.ordinal = e.origin WHERE {chosen} ORDER BY 1, 2, 3"
+            )
+            ((origin, _),) = connection.rows(_IDENTITY)
+            seq = connection.value("SELECT max(seq) FROM syncd_journal")
+            hlc = restamp.clock(connection)
+            anew = {
+                Stamp(*stamp): Stamp(hlc + n, origin, seq + n) for n, stamp in enumerate(before, 1)
+            }
+            _later(connection, lambda machine: self._write_anew(machine, anew))
+            return rewrite(connection, target, chosen)
+
+        return watched
+
+    def _renew(self, renew: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(one: Identity, connection: Connection, reason: str, now_ms: int) -> None:
+            ((old, folded),) = connection.rows(_IDENTITY)
+            renew(one, connection, reason, now_ms)
+            ((new, _),) = connection.rows(_IDENTITY)
+            _later(connection, lambda m: self._rename(m, old=old, folded=folded, new=new))
+
+        return watched
+
+    def _token(self, size: int) -> bytes:
+        self._tokens += 1
+        return hashlib.sha256(b"token %d" % self._tokens).digest()[:size]
+
+    def _arrive(self, machine: Machine, frame: Frame | None, until_ms: int) -> None:
+        """Take over what a frame brought to a host."""
+        assert frame is not None
+        changes = changes_in(frame)
+        for change in changes:
+            hold(self._ledger.has(change), "invented", f"{change} was never written")
+        machine.knowledge.take_in(changes, until_ms)
+
+    def _write_anew(self, machine: Machine, anew: dict[Stamp, Stamp]) -> None:
+        known = frozenset(machine.knowledge.merged)
+        self._ledger.enter(machine.knowledge.write_anew(anew), known)
+
+    def _rename(self, machine: Machine, *, old: bytes, folded: int, new: bytes) -> None:
+        """Follow a renewal: writes that were not folded yet are born under the new origin."""
+        merged = machine.knowledge.merged
+        for change in list(merged):
+            if change.stamp.origin == old and change.stamp.seq > folded:
+                key = change.key
+                if machine.tables[change.table].generated and _is_unborn(key, old, folded):
+                    key = (cell("blob", new), key[1])
+                stamp = dataclasses.replace(change.stamp, origin=new)
+                renamed = dataclasses.replace(change, stamp=stamp, key=key)
+                self._ledger.rename(change, renamed)
+                merged.remove(change)
+                merged.add(renamed)
+
+
+def _is_unborn(key: Key, origin: bytes, folded: int) -> bool:
+    """Say whether a generated key is of a row whose birth is not folded yet."""
+    (_, minted), (_, birth) = key
+    return minted == origin and isinstance(birth, int) and birth > folded
+
+
+def _later(connection: Connection, remember: Callable[[Machine], object]) -> None:
+    """Do something about a connection's machine once its transaction has committed."""
+    if isinstance(connection.raw, Watched):  # anything else is a copy for a dry run
+        process = connection.raw.process
+        assert process is not None
+        process.pending.append(lambda: remember(process.machine))

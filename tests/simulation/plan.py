@@ -1,0 +1,371 @@
+"""From a seed to a plan: hosts, roads, clocks, and the steps that they take.
+
+A plan is a function of its seed and of nothing else. Each draws how likely every kind of step is,
+so that some plans are all crashes, some all clocks, and some leave a kind out altogether ("Swarm
+testing", Groce et al., 2012); where everything happens in everything, little happens twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.simulation import Statement
+
+from simulation import shapes
+from simulation.shapes import KEYS, REQUIRED, VALUES, Shapes
+from simulation.steps import (
+    Absence,
+    Backup,
+    Carry,
+    Crash,
+    Deliver,
+    Existing,
+    Fault,
+    Fold,
+    Look,
+    Partition,
+    Pass,
+    Rehearse,
+    Release,
+    ReleaseHeld,
+    Rename,
+    RepairClock,
+    Restore,
+    Revive,
+    Round,
+    SetClock,
+    Step,
+    Upgrade,
+    Wipe,
+    Write,
+)
+
+STEPS_MAX = 60
+HOUR_MS = 3_600_000
+# Within the drift, and far outside it: a day and a year ahead, an hour back, 1970.
+SMALL_SKEWS_MS = (0, 0, 0, 1, -1, 1_000, -60_000, 100_000)
+GREAT_SKEWS_MS = (24 * HOUR_MS, 365 * 24 * HOUR_MS, -HOUR_MS, -1_700_000_000_000, 301_000)
+
+Roads = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run of a world. roads: pairs (receiver, sender).
+
+    versions: of each host's schema at the start. enforced: whether writers have SQLite enforce
+    foreign keys, which it does not by itself.
+    """
+
+    seed: int
+    world: str
+    roads: Roads
+    skews_ms: tuple[int, ...]
+    versions: tuple[int, ...]
+    enforced: bool
+    steps: tuple[Step, ...]
+
+    @property
+    def tables(self) -> Shapes:
+        """The tables of its hosts."""
+        return shapes.WORLDS[self.world]
+
+    def only(self, kept: Sequence[int]) -> Plan:
+        """Return the plan with some of its steps."""
+        return dataclasses.replace(self, steps=tuple(self.steps[n] for n in kept))
+
+
+def of_seed(seed: int) -> Plan:
+    """Return the plan of a seed."""
+    return _Drawing(random.Random(seed)).plan(seed)
+
+
+class _Drawing:
+    """Draws the parts of one plan."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.dice = dice
+
+    def plan(self, seed: int) -> Plan:
+        dice = self.dice
+        hosts = dice.choice([2, 3, 3, 4, 5])
+        world = dice.choice(list(shapes.WORLDS))
+        tables = list(shapes.WORLDS[world])
+        # Where all happens in few tables, their rows meet more often.
+        self.tables = tables[: dice.choice([len(tables), len(tables), 3, 1])]
+        self.wild = dice.random() < 0.3
+        self.skews = SMALL_SKEWS_MS + (GREAT_SKEWS_MS if self.wild else ())
+        # Where all clocks stand still together, readings are equal.
+        self.still = not self.wild and dice.random() < 0.25
+        if self.still:
+            self.skews = (0,)
+        aging = dice.random() < 0.5
+        kinds = self._kinds(aging)
+        existing = [self._existing() for _ in range(dice.choice([0, 0, 1, 2]))]
+        count = dice.randint(10, STEPS_MAX)
+        chosen = dice.choices(list(kinds), list(kinds.values()), k=count)
+        plan = Plan(
+            seed,
+            world,
+            dice.choice(_nets(hosts)),
+            tuple(dice.choice(self.skews) for _ in range(hosts)),
+            tuple(dice.choice([1, 2]) if aging else 2 for _ in range(hosts)),
+            # A number that refers to nothing would mean another row as soon as it is given again.
+            world == "numbered" or dice.random() < 0.7,
+            (*existing, *(draw() for draw in chosen)),
+        )
+        if dice.random() < 0.3:
+            plan = dataclasses.replace(plan, steps=(*plan.steps, self._absence()))
+        return plan
+
+    def _kinds(self, aging: bool) -> dict[Callable[[], Step], float]:
+        """Return how likely each kind of step is in this plan."""
+        kinds: dict[Callable[[], Step], float] = {self._write: 12, self._round: 8}
+        rare: dict[Callable[[], Step], float] = {
+            self._faulty_round: 4,
+            self._deliver: 3,
+            self._carry: 2,
+            self._partition: 1,
+            self._set_clock: 1,
+            self._pass: 1.5,
+            self._fold: 1.5,
+            self._release: 1,
+            self._revive: 1,
+            self._look: 0.5,
+            self._rehearse: 0.5,
+            self._crash: 3,
+            self._rename: 0.3,
+            self._wipe: 0.3,
+        }
+        chosen = {kind: weight for kind, weight in rare.items() if self.dice.random() < 0.6}
+        if self.dice.random() < 0.4:
+            chosen |= {self._backup: 1.5, self._restore: 1.5}
+        if self.wild:
+            chosen |= {self._release_held: 1, self._repair_clock: 1, self._set_clock: 2}
+        if aging:
+            chosen[self._upgrade] = 1
+        for kind, weight in chosen.items():
+            kinds[kind] = weight * self.dice.choice([1, 1, 3])
+        return kinds
+
+    def _host(self) -> int:
+        return self.dice.randrange(5)
+
+    def _road(self) -> int:
+        return self.dice.randrange(20)
+
+    def _existing(self) -> Existing:
+        statements = tuple(self._insert("INSERT") for _ in range(self.dice.randint(1, 3)))
+        return Existing(self._host(), statements)
+
+    def _write(self) -> Write:
+        statements = tuple(self._statement() for _ in range(self.dice.choice([1, 1, 1, 2, 3])))
+        return Write(
+            self._host(),
+            statements,
+            self.dice.random() < 0.9,
+            0 if self.still else self.dice.choice([0, 0, 1, 7]),
+        )
+
+    def _round(self) -> Round:
+        busy = self.dice.random() < 0.3
+        return Round(
+            self._road(),
+            self.dice.random() < 0.2,
+            self.dice.choice([None, 1, 2, 3]),
+            None,
+            self.dice.randint(1, 3) if busy else 0,
+            self.dice.randrange(4),
+        )
+
+    def _faulty_round(self) -> Round:
+        kind = self.dice.choice(["request", "answer", "cut"])
+        fault = Fault(kind, self.dice.choice([0, 0, 1, 1, 2]), self.dice.randrange(1000))
+        return dataclasses.replace(self._round(), fault=fault)
+
+    def _deliver(self) -> Deliver:
+        share = self.dice.choice([1000, 1000, 1000, self.dice.randrange(1000)])
+        return Deliver(self.dice.randrange(100), self._host(), share)
+
+    def _carry(self) -> Carry:
+        return Carry(
+            self._road(),
+            self.dice.random() < 0.3,
+            self.dice.choice([None, 1, 2, 3]),
+            self.dice.choice([1000, self.dice.randrange(1000)]),
+        )
+
+    def _partition(self) -> Partition:
+        return Partition(self.dice.choice([0, self.dice.randrange(32)]))
+
+    def _set_clock(self) -> SetClock:
+        return SetClock(self._host(), self.dice.choice(self.skews))
+
+    def _pass(self) -> Pass:
+        return Pass(self.dice.choice([1, 2, 1_000, 200_000, HOUR_MS]))
+
+    def _fold(self) -> Fold:
+        return Fold(self._host(), self.dice.randint(1, 3))
+
+    def _release(self) -> Release:
+        return Release(self._host())
+
+    def _release_held(self) -> ReleaseHeld:
+        return ReleaseHeld(self._host(), self.dice.choice([None, self.dice.randrange(20)]))
+
+    def _repair_clock(self) -> RepairClock:
+        return RepairClock(self._host())
+
+    def _rehearse(self) -> Rehearse:
+        return Rehearse(self._host(), self.dice.randrange(100))
+
+    def _revive(self) -> Revive:
+        return Revive(self._host(), self.dice.randrange(20))
+
+    def _look(self) -> Look:
+        return Look(self._host())
+
+    def _upgrade(self) -> Upgrade:
+        return Upgrade(self._host())
+
+    def _backup(self) -> Backup:
+        return Backup(self._host())
+
+    def _restore(self) -> Restore:
+        how = self.dice.choice(["content", "file", "bare"])
+        return Restore(self._host(), self.dice.randrange(5), how)
+
+    def _wipe(self) -> Wipe:
+        return Wipe(self._host())
+
+    def _rename(self) -> Rename:
+        return Rename(self._host())
+
+    def _crash(self) -> Crash:
+        if self.dice.random() < 0.5:
+            return Crash(self._host(), "statement", int(self.dice.triangular(0, 200, 0)))
+        unit = self.dice.choice(["commit", "committed"])
+        return Crash(self._host(), unit, self.dice.randint(1, 5))
+
+    def _absence(self) -> Absence:
+        return Absence(self._host(), tuple(self._write() for _ in range(self.dice.randint(2, 5))))
+
+    def _statement(self) -> Statement:
+        table = self.dice.choice(self.tables)
+        kinds: list[Callable[[], Statement]] = [
+            lambda: self._insert("INSERT", table),
+            lambda: self._insert("INSERT", table),
+            lambda: self._update(table),
+            lambda: self._update(table),
+            lambda: self._delete(table),
+        ]
+        if not shapes.ALL[table].generated:
+            kinds += [
+                lambda: self._insert("INSERT OR REPLACE", table),
+                lambda: self._insert("INSERT OR IGNORE", table),
+                lambda: self._upsert(table),
+            ]
+        if table not in shapes.NUMBERED:
+            kinds.append(lambda: self._rekey(table))
+        if table == "devices":
+            kinds.append(self._through_the_id)
+        drawn = self.dice.choice(kinds)()
+        return dataclasses.replace(drawn, undone=self.dice.random() < 0.05)
+
+    def _row(self, table: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Draw a row to insert: its key, and values for every column that has no default."""
+        values = {
+            name: self.dice.choice(choices)
+            for name, choices in VALUES[table].items()
+            if name in REQUIRED or self.dice.random() < 0.5
+        }
+        return self.dice.choice(KEYS[table]), values
+
+    def _insert(self, verb: str, table: str | None = None) -> Statement:
+        table = table or self.dice.choice(self.tables)
+        key, values = self._row(table)
+        if shapes.ALL[table].generated:
+            values = values or {"what": key[0]}
+            key = ()
+        names = [*(self._key(table) if key else ()), *values]
+        marks = ", ".join(shapes.REFERENCES.get(name, "?") for name in names)
+        sql = f"{verb} INTO {table} ({', '.join(names)}) VALUES ({marks})"
+        born = None if verb == "INSERT OR IGNORE" or not key else key
+        return Statement(table, sql, (*key, *values.values()), born)
+
+    def _upsert(self, table: str) -> Statement:
+        insert = self._insert("INSERT", table)
+        name = self.dice.choice(list(VALUES[table]))
+        conflict = f" ON CONFLICT ({', '.join(self._key(table))})"
+        sql = f"{insert.sql}{conflict} DO UPDATE SET {name} = excluded.{name}"
+        return Statement(table, sql, insert.values)
+
+    def _update(self, table: str) -> Statement:
+        choices = VALUES[table]
+        names = self.dice.sample(list(choices), self.dice.randint(1, len(choices)))
+        values = [self.dice.choice(choices[name]) for name in names]
+        marks = [f"{name} = {shapes.REFERENCES.get(name, '?')}" for name in names]
+        sql = f"UPDATE {table} SET {', '.join(marks)}"
+        if self.dice.random() < 0.2:
+            return Statement(table, sql, tuple(values))
+        key = self.dice.choice(KEYS[table])
+        return Statement(table, f"{sql} WHERE {self._key_is(table)}", (*values, *key))
+
+    def _delete(self, table: str) -> Statement:
+        if self.dice.random() < 0.15:
+            return Statement(table, f"DELETE FROM {table}")
+        key = self.dice.choice(KEYS[table])
+        return Statement(table, f"DELETE FROM {table} WHERE {self._key_is(table)}", key)
+
+    def _rekey(self, table: str) -> Statement:
+        old, new = self.dice.sample(KEYS[table], 2)
+        verb = self.dice.choice(["UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE"])
+        sets = ", ".join(f"{name} = ?" for name in self._key(table))
+        sql = f"{verb} {table} SET {sets} WHERE {self._key_is(table)}"
+        # Where it replaces another row, that one's key dies and is born again.
+        return Statement(table, sql, (*new, *old), new)
+
+    def _through_the_id(self) -> Statement:
+        """Draw a write through the local id, which itself is nobody else's business."""
+        victim, key = self.dice.choice(KEYS["devices"]), self.dice.choice(KEYS["devices"])
+        id_of = "(SELECT id FROM devices WHERE device_id = ?)"
+        kind = self.dice.choice(["local", "REPLACE", "IGNORE", "move", "move OR REPLACE"])
+        if kind == "local":
+            return Statement("devices", "UPDATE devices SET id = id + 1000")
+        if kind.startswith("move"):
+            verb = "UPDATE" + kind.removeprefix("move")
+            sql = f"{verb} devices SET id = {id_of}, note = id WHERE device_id = ?"
+            return Statement("devices", sql, (*victim, *key))
+        sql = (
+            f"INSERT OR {kind} INTO devices (id, device_id, status)"
+            f" VALUES ({id_of}, ?, 'through the id')"
+        )
+        return Statement("devices", sql, (*victim, *key), key if kind == "REPLACE" else None)
+
+    def _key(self, table: str) -> tuple[str, ...]:
+        return shapes.ALL[table].key
+
+    def _key_is(self, table: str) -> str:
+        if shapes.ALL[table].generated:
+            return f"id = (SELECT max(id) FROM {table} WHERE what = ?)"
+        return " AND ".join(f"{name} = ?" for name in self._key(table))
+
+
+def _nets(hosts: int) -> list[Roads]:
+    """Return the roads (receiver, sender) of nets in which everybody hears of everybody."""
+    line = [(n, n + 1) for n in range(hosts - 1)]
+    star = [(0, n) for n in range(1, hosts)]
+    return [
+        _both_ways(line),
+        _both_ways(star),
+        tuple((n, (n + 1) % hosts) for n in range(hosts)),
+        tuple((a, b) for a in range(hosts) for b in range(hosts) if a != b),
+    ]
+
+
+def _both_ways(roads: Sequence[tuple[int, int]]) -> Roads:
+    return tuple(road for a, b in roads for road in ((a, b), (b, a)))

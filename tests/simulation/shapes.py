@@ -1,0 +1,288 @@
+"""The tables that simulated hosts have, in two versions of their schema, and what is written there.
+
+A `Shape` says of one table how it is made, what must be unique in it and what it refers to, so that
+the model can decide what shows. Everything here is written from few keys and few values, so that
+the hosts' writes meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine import model
+from engine.model import NULL, Cell, Change, Demands, Unique
+
+VERSIONS = (1, 2)
+Row = dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A table. since: the version of the schema that brings it.
+
+    config: the key to enrol it with, None for its PRIMARY KEY. generated: its rows have no key but
+    the one syncd mints; `key` is then that of the merge. view: the query that shows it with the
+    parents' keys in place of the numbers that refer to them. later: columns that version 2 adds, as
+    they are declared. presets: DEFAULTs. parents: columns that refer to a table's key.
+    """
+
+    ddl: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    config: list[str] | str | None = None
+    presets: dict[str, Cell] = field(default_factory=dict)
+    uniques: tuple[Unique, ...] = ()
+    parents: tuple[tuple[tuple[str, ...], str], ...] = ()
+    check: Callable[[Row], bool] = lambda _: True
+    generated: bool = False
+    view: str | None = None
+    since: int = 1
+    later: dict[str, str] = field(default_factory=dict)
+
+    def columns_of(self, version: int) -> tuple[str, ...]:
+        """Return the synced columns beside the key, in a version of the schema."""
+        return tuple(c for c in self.columns if version > 1 or c not in self.later)
+
+    def demands(self, version: int) -> Demands:
+        """Return the constraints, in a version of the schema."""
+        names = (*self.key, *self.columns_of(version))
+        required = [name for name in self.columns if name in REQUIRED]
+
+        def check(row: Row) -> bool:
+            return self.check(row) and all(row[name] != NULL for name in required)
+
+        return Demands(names, self.uniques, self.parents, check)
+
+
+Shapes = dict[str, Shape]
+
+
+def of_version(shapes: Shapes, version: int) -> Shapes:
+    """Return the tables that a version of the schema has."""
+    return {name: shape for name, shape in shapes.items() if shape.since <= version}
+
+
+def alive(shapes: Shapes, version: int, changes: Iterable[Change]) -> model.Tables:
+    """Return the rows that are alive after some changes, whether they show or not."""
+    tables = of_version(shapes, version)
+    presets = {name: preset for s in tables.values() for name, preset in s.presets.items()}
+    columns = {name: shape.columns_of(version) for name, shape in tables.items()}
+    return model.visible(changes, columns, presets)
+
+
+def modelled(shapes: Shapes, version: int, changes: Collection[Change]) -> model.Tables:
+    """Return what tables show after some changes."""
+    demands = {name: s.demands(version) for name, s in of_version(shapes, version).items()}
+    return model.settled(changes, alive(shapes, version, changes), demands)
+
+
+def ddl(shapes: Shapes, version: int) -> str:
+    """Return the script that makes an empty database of a version."""
+    made = [shape.ddl for shape in shapes.values() if shape.since == 1]
+    return ";".join(made + [migration(shapes)] * (version - 1))
+
+
+def migration(shapes: Shapes) -> str:
+    """Return the script that takes a database from version 1 to version 2."""
+    added = [
+        f"ALTER TABLE {name} ADD COLUMN {column} {declared}"
+        for name, shape in shapes.items()
+        for column, declared in shape.later.items()
+    ]
+    return ";".join([*added, *(shape.ddl for shape in shapes.values() if shape.since > 1)])
+
+
+GENERATED_KEY = ("syncd_origin", "syncd_number")
+_OWNER = "(SELECT owner FROM owners AS o WHERE o.id = owner_id) AS owner_id"
+
+
+def _in_order(row: Row) -> bool:
+    low, high = row["low"][1], row["high"][1]
+    return not isinstance(low, int) or not isinstance(high, int) or low <= high
+
+
+PLAIN: Shapes = {
+    # An integer minted on every host beside the key that counts.
+    "devices": Shape(
+        "CREATE TABLE devices (id INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " device_id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, seats INTEGER DEFAULT 1, note)",
+        ("device_id",),
+        ("status", "seats", "note", "channel"),
+        ["device_id"],
+        {"seats": ("integer", 1), "channel": ("text", b"stable")},
+        later={"channel": "TEXT DEFAULT 'stable'"},
+    ),
+    "places": Shape(
+        "CREATE TABLE places (site TEXT NOT NULL, number INTEGER NOT NULL, score REAL,"
+        " holder TEXT NOT NULL COLLATE NOCASE, PRIMARY KEY (site, number))",
+        ("site", "number"),
+        ("score", "holder"),
+    ),
+    "settings": Shape(
+        "CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL,"
+        " kind TEXT DEFAULT 'plain') WITHOUT ROWID",
+        ("name",),
+        ("value", "kind"),
+        None,
+        {"kind": ("text", b"plain")},
+    ),
+    "tags": Shape(
+        "CREATE TABLE tags (device TEXT NOT NULL, tag TEXT NOT NULL, weight INTEGER DEFAULT 0,"
+        " PRIMARY KEY (device, tag))",
+        ("device", "tag"),
+        ("weight",),
+        None,
+        {"weight": ("integer", 0)},
+        since=2,
+    ),
+}
+
+CONSTRAINED: Shapes = {
+    "accounts": Shape(
+        "CREATE TABLE accounts (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+        " email TEXT UNIQUE, phone TEXT UNIQUE, low INTEGER, high INTEGER, CHECK (low <= high))",
+        ("name",),
+        ("email", "phone", "low", "high", "rank"),
+        ["name"],
+        {"rank": ("integer", 5)},
+        uniques=(Unique(("email",)), Unique(("phone",))),
+        check=_in_order,
+        later={"rank": "INTEGER NOT NULL DEFAULT 5"},
+    ),
+    "teams": Shape(
+        "CREATE TABLE teams (team TEXT PRIMARY KEY, owner TEXT, room TEXT NOT NULL, seat INTEGER,"
+        " UNIQUE (room, seat), FOREIGN KEY (owner) REFERENCES accounts (name)"
+        " ON DELETE SET NULL ON UPDATE CASCADE)",
+        ("team",),
+        ("owner", "room", "seat"),
+        uniques=(Unique(("room", "seat")),),
+        parents=((("owner",), "accounts"),),
+    ),
+    "members": Shape(
+        "CREATE TABLE members (team TEXT REFERENCES teams (team) ON DELETE CASCADE"
+        " ON UPDATE CASCADE, name TEXT, remark, PRIMARY KEY (team, name),"
+        " FOREIGN KEY (name) REFERENCES accounts (name) ON DELETE CASCADE) WITHOUT ROWID",
+        ("team", "name"),
+        ("remark",),
+        parents=((("team",), "teams"), (("name",), "accounts")),
+    ),
+    # Unique among a part of the rows.
+    "shifts": Shape(
+        "CREATE TABLE shifts (shift TEXT PRIMARY KEY NOT NULL, desk TEXT,"
+        " active INTEGER NOT NULL DEFAULT 1);"
+        "CREATE UNIQUE INDEX one_active_shift ON shifts (desk) WHERE active = 1",
+        ("shift",),
+        ("desk", "active"),
+        presets={"active": ("integer", 1)},
+        uniques=(Unique(("desk",), among=lambda row: row["active"] == ("integer", 1)),),
+    ),
+    # A tree: rows that refer to rows of their own table.
+    "nodes": Shape(
+        "CREATE TABLE nodes (node TEXT PRIMARY KEY NOT NULL,"
+        " parent TEXT REFERENCES nodes (node) ON DELETE RESTRICT, label TEXT DEFAULT 'leaf')",
+        ("node",),
+        ("parent", "label"),
+        presets={"label": ("text", b"leaf")},
+        parents=((("parent",), "nodes"),),
+    ),
+    "badges": Shape(
+        "CREATE TABLE badges (holder TEXT PRIMARY KEY NOT NULL REFERENCES accounts (name)"
+        " ON DELETE RESTRICT, code TEXT UNIQUE)",
+        ("holder",),
+        ("code",),
+        uniques=(Unique(("code",)),),
+        parents=((("holder",), "accounts"),),
+        since=2,
+    ),
+}
+
+# Integers that every host mints for itself: as the only name of a row, and as a reference.
+NUMBERED: Shapes = {
+    "owners": Shape(
+        "CREATE TABLE owners (id INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE, grade INTEGER)",
+        ("owner",),
+        ("grade",),
+        ["owner"],
+    ),
+    "leases": Shape(
+        "CREATE TABLE leases (lease TEXT PRIMARY KEY NOT NULL, owner_id INTEGER"
+        " REFERENCES owners (id) ON DELETE CASCADE, term INTEGER)",
+        ("lease",),
+        ("owner_id", "term"),
+        parents=((("owner_id",), "owners"),),
+        view=f"SELECT lease, {_OWNER}, term FROM leases",
+    ),
+    "events": Shape(
+        "CREATE TABLE events (id INTEGER PRIMARY KEY, what TEXT, owner_id INTEGER"
+        " REFERENCES owners (id) ON DELETE SET NULL)",
+        GENERATED_KEY,
+        ("what", "owner_id"),
+        "generated",
+        parents=((("owner_id",), "owners"),),
+        generated=True,
+        view=f"SELECT id, what, {_OWNER} FROM events",
+    ),
+}
+REFERENCES = {"owner_id": "(SELECT id FROM owners WHERE owner = ?)"}
+"""Columns that refer to a number: what a writer puts in place of a value."""
+
+ALL = PLAIN | CONSTRAINED | NUMBERED
+WORLDS: dict[str, Shapes] = {
+    "plain": PLAIN,
+    "constrained": CONSTRAINED,
+    "numbered": NUMBERED,
+    "mixed": {name: ALL[name] for name in ("devices", "accounts", "teams", "tags")},
+}
+
+KEYS: dict[str, list[tuple[Any, ...]]] = {
+    "devices": [("a",), ("A",), ("é\0",)],
+    "places": [("x", 1), ("x", 2), ("y", 2**63 - 1)],
+    "settings": [("p",), ("q",), ("",)],
+    "tags": [("a", "t"), ("a", "u")],
+    "accounts": [("ann",), ("bob",), ("cy",)],
+    "teams": [("t",), ("u",)],
+    "members": [("t", "ann"), ("t", "bob"), ("u", "ann")],
+    "shifts": [("early",), ("late",), ("night",)],
+    "nodes": [("root",), ("mid",), ("leaf",)],
+    "badges": [("ann",), ("bob",)],
+    "owners": [("ann",), ("bob",)],
+    "leases": [("l",), ("m",)],
+    "events": [("boot",), ("login",)],
+}
+
+VALUES: dict[str, dict[str, Sequence[Any]]] = {
+    "devices": {
+        "status": ["new", "blocked", "Blocked", "", b"new"],
+        "seats": [None, 0, 1, "1", "many", 1.5, 2**63 - 1, -(2**63)],
+        "note": [None, 1, 1.0, "1", b"1", "", b"", 2**53 + 1, "a\0b", "\N{GRINNING FACE}"],
+        "channel": [None, "stable", "beta", 7],
+    },
+    "places": {
+        "score": [None, 0, 1, 1.5, float("inf"), float("-inf"), "high", "2"],
+        "holder": ["ann", "ANN", "bob", b"ann", 7],
+    },
+    "settings": {
+        "value": [b"", b"\0\xff", "text", 1, 1.0],
+        "kind": [None, "plain", "Plain", 3],
+    },
+    "tags": {"weight": [None, 0, 3]},
+    "accounts": {
+        "email": [None, "x", "y"],
+        "phone": [None, "1", "2"],
+        "low": [None, 1, 5],
+        "high": [None, 3, 9],
+        "rank": [5, 6],
+    },
+    "teams": {"owner": [None, "ann", "bob"], "room": ["r", "s"], "seat": [None, 1]},
+    "members": {"remark": [None, 1]},
+    "shifts": {"desk": [None, "d", "e"], "active": [0, 1]},
+    "nodes": {"parent": [None, "root", "mid", "leaf"], "label": [None, "leaf", "branch"]},
+    "badges": {"code": [None, "c1", "c2"]},
+    "owners": {"grade": [None, 1, 2]},
+    "leases": {"owner_id": [None, "ann", "bob"], "term": [None, 1, 2]},
+    "events": {"what": ["boot", "login", "halt"], "owner_id": [None, "ann", "bob"]},
+}
+REQUIRED = {"status", "holder", "value", "room"}
+"""Columns without a default that must not be NULL: an INSERT names them."""

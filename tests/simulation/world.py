@@ -1,0 +1,399 @@
+"""A simulated world: takes the steps of a plan, and checks what must hold after each of them.
+
+The world owns all time. It lets writers write, rounds pass and hosts die as the plan says, then
+heals everything and lets the hosts come to rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unittest import mock
+
+from engine.hosts import START_MS, changes_in, small_frames
+from engine.model import Change, surviving
+
+from simulation import invariants, shapes, steps
+from simulation.invariants import hold
+from simulation.ledger import Ledger, Loss
+from simulation.machine import Copy, Killed, Machine
+from simulation.network import Client, Gone, Network
+from simulation.observer import Observer
+from simulation.plan import HOUR_MS, Plan
+from simulation.steps import Step
+from simulation.writing import attempt, written
+from syncd import bundle, changelog, endpoint, exchange
+from syncd.bundle import Reader
+from syncd.clock import ms_of_hlc
+from syncd.errors import BundleError, BundleGap, ConstraintError, NotReleasable, NotRestorable
+from syncd.vector import Vector
+
+
+class World:
+    """Machines, the network between them, and what each must have by now."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.plan = plan
+        self.network = Network()
+        self._ledger = Ledger()
+        self.story: list[str] = []
+        self._now_ms = START_MS
+        self._came = 0
+        self._unchecked: Machine | None = None
+        self._skews_ms = list(plan.skews_ms)
+        self._losses: set[Loss] = set()
+        self._copies: list[Copy] = []
+        self._to_come: Iterator[Step] = iter(())
+        hosts = range(len(plan.versions))
+        self.machines = [
+            Machine(
+                folder,
+                n,
+                [other for other in hosts if other != n],
+                plan.tables,
+                plan.versions[n],
+                enforced=plan.enforced,
+            )
+            for n in hosts
+        ]
+        self._observer = Observer(self.machines, self._ledger)
+        self._set_clocks()
+
+    def __enter__(self) -> World:
+        self._observer.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._observer.__exit__()
+        for machine in self.machines:
+            machine.stop()
+
+    def run(self) -> None:
+        """Take all steps, let the hosts come to rest, and look at what they have."""
+        existing = [step for step in self.plan.steps if isinstance(step, steps.Existing)]
+        for found in existing:
+            for statement in found.statements:
+                attempt(self._machine(found.host).writer, statement)
+        for machine in self.machines:
+            self._enrol(machine)
+        besides = (steps.Existing, steps.Absence)
+        self._to_come = (step for step in self.plan.steps if not isinstance(step, besides))
+        for step in self._to_come:
+            self._take(step)
+        self._come_to_rest()
+        for machine in self.machines:
+            self._losses |= machine.losses()
+            self.story.append(f"{machine.replica.vector()} {sorted(machine.losses())}")
+        invariants.check_at_rest(self.machines, self.plan.roads, self._ledger, self._losses)
+        for absence in self.plan.steps:
+            if isinstance(absence, steps.Absence):
+                self._absence(absence)
+
+    # Steps
+
+    def _take(self, step: Step) -> None:
+        taken = getattr(self, f"_{type(step).__name__.lower()}")
+        outcome = "died"
+        try:
+            outcome = taken(step) or "done"
+        except Killed as killed:
+            self._restart(killed)
+        except Gone:
+            outcome = "gone"
+        self.story.append(f"{step} -> {outcome}")
+
+    def _take_next(self, count: int) -> None:
+        for _, step in zip(range(count), self._to_come, strict=False):
+            self._take(step)
+
+    def _write(self, step: steps.Write) -> None:
+        self._now_ms += step.ms
+        self._set_clocks()
+        machine = self._machine(step.host)
+        machine.writer.execute("BEGIN IMMEDIATE")
+        changes: set[Change] = set()
+        for statement in step.statements:
+            act = functools.partial(attempt, machine.writer, statement)
+            changes |= written(machine, act, statement)
+        machine.writer.execute("COMMIT" if step.commit else "ROLLBACK")
+        if step.commit:
+            self._remember(machine, changes)
+        self._check(machine)
+
+    def _round(self, step: steps.Round) -> str:
+        return self._exchange(*self._road(step.road), step)
+
+    def _exchange(self, receiver: Machine, sender: Machine, step: steps.Round) -> str:
+        client = Client(
+            self.network,
+            receiver,
+            sender,
+            step,
+            meanwhile=self._take_next,
+            on_death=self._restart,
+        )
+        with small_frames(step.frame_entries):
+            outcome = exchange.run_round(receiver.replica, client)
+        hold(outcome.ok or client.is_excused, "round", outcome)
+        self._came += outcome.applied + outcome.older + outcome.held
+        self._check(receiver)
+        self._check(sender)
+        return outcome.code or "ok"
+
+    def _deliver(self, step: steps.Deliver) -> str | None:
+        if not self.network.mail:
+            return None
+        machine = self._machine(step.host)
+        message = self.network.mail[step.message % len(self.network.mail)]
+        try:
+            machine.server.push(message[: len(message) * step.share // 1000])
+        except BundleError as error:
+            self._check(machine)
+            return error.code
+        self._check(machine)
+        return None
+
+    def _carry(self, step: steps.Carry) -> None:
+        receiver, sender = self._road(step.road)
+        since = Vector() if step.everything else receiver.replica.vector()
+        file = io.BytesIO()
+        with small_frames(step.frame_entries):
+            bundle.write(file, *sender.replica.frames_since(since))
+        content = file.getvalue()
+        self.network.mail.append(content)
+        self._check(sender)
+        with contextlib.suppress(BundleError):
+            reader = Reader(io.BytesIO(content[: len(content) * step.share // 1000]))
+            for frame in reader:
+                receiver.replica.merge(reader.header, frame)
+        self._check(receiver)
+
+    def _partition(self, step: steps.Partition) -> None:
+        self.network.sides = step.sides
+
+    def _setclock(self, step: steps.SetClock) -> None:
+        self._skews_ms[step.host % len(self.machines)] = step.skew_ms
+        self._set_clocks()
+
+    def _pass(self, step: steps.Pass) -> None:
+        self._now_ms += step.ms
+        self._set_clocks()
+
+    def _fold(self, step: steps.Fold) -> None:
+        machine = self._machine(step.host)
+        fold = changelog.fold
+        with mock.patch.object(changelog, "fold", lambda c: fold(c, step.entries)):
+            machine.replica.fold()
+        self._check(machine)
+
+    def _release(self, step: steps.Release) -> None:
+        machine = self._machine(step.host)
+        machine.replica.release()
+        self._check(machine)
+
+    def _revive(self, step: steps.Revive) -> str | None:
+        machine = self._machine(step.host)
+        listed = machine.replica.conflicts()
+        if not listed:
+            return None
+        lost = listed[step.conflict % len(listed)]
+        error: NotRestorable | ConstraintError | Killed | None = None
+
+        def revive() -> None:
+            nonlocal error
+            try:
+                machine.replica.restore(lost.id)
+            except (NotRestorable, ConstraintError, Killed) as refused:
+                error = refused
+
+        self._remember(machine, written(machine, revive))
+        if isinstance(error, Killed):
+            raise error
+        self._check(machine)
+        return None if error is None else error.code
+
+    def _look(self, step: steps.Look) -> str:
+        machine = self._machine(step.host)
+        status = machine.replica.status()
+        shown = {name: len(rows) for name, rows in machine.shown().items()}
+        hold(status.tables == shown, "status", f"{status.tables} is not {shown}")
+        machine.replica.conflicts()
+        machine.replica.held()
+        return str(status.vector)
+
+    def _releaseheld(self, step: steps.ReleaseHeld) -> str:
+        machine = self._machine(step.host)
+        ids = [one.id for one in machine.replica.held() if one.id is not None]
+        if step.change is None or not ids:
+            count = machine.replica.release_host(None)
+        else:
+            try:
+                count = machine.replica.release_held([ids[step.change % len(ids)]])
+            except NotReleasable as error:
+                return error.code
+        self._check(machine)
+        return str(count)
+
+    def _repairclock(self, step: steps.RepairClock) -> str:
+        machine = self._machine(step.host)
+        count = machine.replica.repair_clock()
+        self._check(machine)
+        return str(count)
+
+    def _rehearse(self, step: steps.Rehearse) -> str | None:
+        if not self.network.mail:
+            return None
+        machine = self._machine(step.host)
+        before = [file.read_bytes() for file in machine.files() if file.exists()]
+        outcome = None
+        with machine.replica.rehearsal() as twin:
+            try:
+                endpoint._Server(twin).push(
+                    self.network.mail[step.message % len(self.network.mail)]
+                )
+            except BundleGap as error:
+                outcome = error.code
+        after = [file.read_bytes() for file in machine.files() if file.exists()]
+        hold(before == after, "rehearsal", f"{machine.node} is not what it was")
+        return outcome
+
+    def _upgrade(self, step: steps.Upgrade) -> None:
+        machine = self._machine(step.host)
+        if machine.knowledge.version == shapes.VERSIONS[-1]:
+            return
+        machine.writer.executescript(shapes.migration(machine.tables))
+        machine.knowledge.version = shapes.VERSIONS[-1]
+        machine.restart()
+        try:
+            machine.replica.enrol()
+        except Killed as killed:
+            self._restart(killed)
+            machine.replica.enrol()
+        self._check(machine)
+
+    def _backup(self, step: steps.Backup) -> None:
+        self._copies.append(self._machine(step.host).copy())
+
+    def _restore(self, step: steps.Restore) -> None:
+        if not self._copies:
+            return
+        machine = self._machine(step.host)
+        self._losses |= machine.losses()
+        machine.put_back(self._copies[step.backup % len(self._copies)], step.how)
+        self._check(machine)
+
+    def _wipe(self, step: steps.Wipe) -> None:
+        machine = self._machine(step.host)
+        self._losses |= machine.losses()
+        machine.lose_disk()
+        machine.begin_empty()
+        self._enrol(machine)
+
+    def _rename(self, step: steps.Rename) -> None:
+        self._machine(step.host).rename()
+
+    def _crash(self, step: steps.Crash) -> None:
+        self._machine(step.host).process.condemn(step)
+
+    # At rest
+
+    def _come_to_rest(self) -> None:
+        """Heal everything, and let rounds pass until nothing comes any more."""
+        self.network.sides = 0
+        for machine in self.machines:
+            machine.process.doom = None
+            machine.replica.fold()
+            self._upgrade(steps.Upgrade(machine.number))
+        stamps = [c.stamp.hlc for m in self.machines for c in m.knowledge.waiting]
+        clocks = [hlc for m in self.machines for (hlc,) in m.rows("SELECT hlc FROM syncd_replica")]
+        self._now_ms = max(self._now_ms, ms_of_hlc(max(stamps + clocks))) + 1
+        self._skews_ms = [0 for _ in self.machines]
+        self._set_clocks()
+        self._meet(
+            [
+                (self.machines[receiver], self.machines[sender])
+                for receiver, sender in self.plan.roads
+            ]
+        )
+        for machine in self.machines:
+            self._release(steps.Release(machine.number))
+
+    def _absence(self, step: steps.Absence) -> None:
+        """Keep a host away while the others write and grow old, then let it come back."""
+        away = self._machine(step.host)
+        others = [machine for machine in self.machines if machine is not away]
+        for write in step.writes:
+            self._write(dataclasses.replace(write, host=others[write.host % len(others)].number))
+        self._meet(list(itertools.permutations(others, 2)))
+        self._now_ms += away.replica.config.sync.retention + HOUR_MS
+        self._set_clocks()
+        self._meet(list(itertools.permutations(others, 2)))
+        everything: set[Change] = set().union(*(m.knowledge.merged for m in others))
+        for machine in others:
+            machine.replica.compact()
+        invariants.check_aged(others, everything)
+        # What it is to delete nobody can tell it; only once the snapshot has ended it shows.
+        self._unchecked = away
+        self._meet(list(itertools.permutations([*others, away], 2)))
+        away.replica.compact()
+        invariants.check_aged(self.machines, everything)
+        self.story.append(f"{step} -> done")
+
+    def _meet(self, roads: Sequence[tuple[Machine, Machine]]) -> None:
+        """Let rounds pass until nothing comes any more."""
+        machines = {machine.number: machine for road in roads for machine in road}.values()
+        for _ in range(len(machines) + 2):
+            self._came = 0
+            for receiver, sender in roads:
+                self._exchange(receiver, sender, steps.Round(0))
+            if not self._came and len({machine.replica.vector() for machine in machines}) == 1:
+                break
+
+    # Parts
+
+    def _remember(self, machine: Machine, changes: set[Change]) -> None:
+        before = max((c.stamp.hlc for c in surviving(machine.knowledge.merged)), default=-1)
+        hold(all(change.stamp.hlc > before for change in changes), "clock", changes)
+        self._observer.remember(machine, changes)
+
+    def _check(self, machine: Machine) -> None:
+        if machine is self._unchecked:
+            return
+        self.story.append(repr((machine.number, sorted(machine.shown().items(), key=str))))
+        invariants.check(machine)
+
+    def _machine(self, number: int) -> Machine:
+        return self.machines[number % len(self.machines)]
+
+    def _road(self, number: int) -> tuple[Machine, Machine]:
+        receiver, sender = self.plan.roads[number % len(self.plan.roads)]
+        return self.machines[receiver], self.machines[sender]
+
+    def _set_clocks(self) -> None:
+        for machine, skew_ms in zip(self.machines, self._skews_ms, strict=True):
+            machine.clock.ms = max(0, self._now_ms + skew_ms)
+
+    def _enrol(self, machine: Machine) -> None:
+        """Enrol an empty or a filled file; rows that it has get the lowest stamp."""
+        version = machine.knowledge.version
+        tables = shapes.of_version(machine.tables, version)
+        rows = {name: machine.rows(f"SELECT count(*) FROM {name}") for name in tables}
+        machine.replica.enrol()
+        _, frames = machine.replica.frames_since(Vector())
+        enrolled = set().union(*map(changes_in, frames))
+        hold(all(c.stamp.hlc == 0 for c in enrolled), "enrolled", machine.node)
+        alive = shapes.alive(machine.tables, version, enrolled)
+        hold({n: [(len(found),)] for n, found in alive.items()} == rows, "enrolled", machine.node)
+        self._observer.remember(machine, enrolled)
+        self._check(machine)
+
+    def _restart(self, killed: Killed) -> None:
+        machine = killed.process.machine
+        machine.reboot()
+        self.story.append(f"{machine.number} died")
+        self._check(machine)
