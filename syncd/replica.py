@@ -27,7 +27,7 @@ from syncd import (
     peers,
     restamp,
     schema,
-    settle,
+    shadow,
     snapshot,
     withdrawal,
 )
@@ -441,7 +441,7 @@ class Replica:
             waiting = [
                 one
                 for table in schema.load_tables(connection).values()
-                for one in settle.waiting(connection, table)
+                for one in shadow.waiting(connection, table)
             ]
             return [*held.listed(connection), *waiting]
 
@@ -586,7 +586,7 @@ def _origin(connection: Connection) -> bytes:
 def _held(connection: Connection) -> int:
     count: int = connection.value("SELECT count(*) FROM syncd_held")
     for table in schema.load_tables(connection).values():
-        count += settle.hidden(connection, table)
+        count += shadow.hidden(connection, table)
     return count
 
 

@@ -15,7 +15,7 @@ from syncd import bundle, numbers
 from syncd.database import Connection, quoted
 from syncd.introspection import constraints
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
-from syncd.settle import hide, owned
+from syncd.shadow import hide, owned
 
 
 class Showing:

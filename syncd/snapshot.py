@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from syncd import bundle, capture, changelog, compaction, settle
+from syncd import bundle, capture, changelog, compaction, settle, shadow
 from syncd.bundle import Frame, Progress, Section, Snapshot
 from syncd.database import Connection, literal
 from syncd.schema import ALIVE_BIT, Table, load_tables
@@ -191,7 +191,7 @@ def _take_slice(connection: Connection, table: Table, gone: str) -> int:
         if not count:
             return 0
         keys = f"SELECT {cells} FROM temp.syncd_gone"
-        settle.hide(connection, table, f"SELECT DISTINCT {cells} FROM temp.syncd_gone")
+        shadow.hide(connection, table, f"SELECT DISTINCT {cells} FROM temp.syncd_gone")
         connection.run(
             f"DELETE FROM {table.changes} WHERE ({cells}, position) IN"
             f" (SELECT {cells}, position FROM temp.syncd_gone)"
@@ -201,7 +201,7 @@ def _take_slice(connection: Connection, table: Table, gone: str) -> int:
         )
         connection.run(
             f"DELETE FROM {table.shadow} AS h WHERE alive = 0 AND ({cells}) IN ({keys})"
-            f" AND NOT {settle.owned(table, 'h')} & {table.columns_mask}"
+            f" AND NOT {shadow.owned(table, 'h')} & {table.columns_mask}"
         )
         rows: int = connection.value("SELECT coalesce(sum(alive), 0) FROM temp.syncd_gone")
         return rows

@@ -16,6 +16,7 @@ from unittest import mock
 import msgspec
 
 from syncd import (
+    candidates,
     capture,
     changelog,
     compaction,
@@ -24,7 +25,6 @@ from syncd import (
     held,
     merge,
     schema,
-    settle,
     snapshot,
 )
 from syncd.bundle import Frame, Header
@@ -109,7 +109,7 @@ def lose_in_silence() -> AbstractContextManager[Any]:
 
 def leave_orphans() -> AbstractContextManager[Any]:
     """A child goes on showing when its parent does not any more."""
-    return mock.patch.object(settle._Settler, "hide_orphans", return_value=0)
+    return mock.patch.object(candidates.Candidates, "hide_orphans", return_value=0)
 
 
 def forget_what_is_held() -> AbstractContextManager[Any]:

@@ -1,0 +1,339 @@
+"""Candidates: the rows of one table that could show, and what stands in their way.
+
+A candidate is alive, whole, and in the shadow. It needs its parents, showing or candidates too, and
+of rows that want one UNIQUE value the one with the greatest stamp wins, where a row's stamp is the
+newest among its birth and the columns that must be unique. `settle` decides how tables that refer
+to each other take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from syncd import numbers
+from syncd.database import Connection, quoted
+from syncd.introspection import Constraints, ForeignKey, Unique
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
+from syncd.shadow import hidden, hide, owned
+
+NEW = "e.position > (SELECT settled FROM syncd_replica)"
+"""The condition that entry `e` has come since it was last decided what shows."""
+
+
+class Candidates:
+    """Those of one table. circle: it and the tables that refer to each other with it."""
+
+    def __init__(
+        self, connection: Connection, table: Table, demands: Constraints, circle: Sequence[Table]
+    ) -> None:
+        self.name = table.name
+        self.parents = {reference.parent for reference in demands.foreign_keys}
+        self._connection = connection
+        self._table = table
+        self._demands = demands
+        self._cells = ", ".join(table.key_cells)
+        self._candidates_of = {other.name: f"syncd_candidate_{other.id}" for other in circle}
+        self._candidate = self._candidates_of[table.name]
+        self._rival = f"syncd_rival_{table.id}"
+        self._unfit = f"syncd_unfit_{table.id}"
+        self._shown = f"syncd_shown_{table.id}"
+
+    def has_lost(self, referred_to: set[str]) -> bool:
+        """Say whether new entries may have taken away what children refer to."""
+        bits = DEAD_BIT | sum(c.bit for c in self._table.columns if c.name in referred_to)
+        return bool(
+            self._connection.value(
+                f"SELECT EXISTS (SELECT 1 FROM {self._table.changes} AS e WHERE {NEW}"
+                f" AND e.mask & {bits})"
+            )
+        )
+
+    def has_set_aside(self) -> bool:
+        """Say whether a row with new entries waits in the shadow."""
+        table = self._table
+        return bool(
+            self._connection.value(
+                f"SELECT EXISTS (SELECT 1 FROM {table.changes} AS e CROSS JOIN {table.shadow} AS h"
+                f" ON {table.on('h', 'e')} WHERE {NEW} AND h.alive = 1)"
+            )
+        )
+
+    def hide_orphans(self, *, among_all: bool) -> int:
+        """Hide the rows whose parent does not show; return how many.
+
+        among_all: not only among the rows with new entries.
+        """
+        table = self._table
+        keys = _named_key(table, "c")
+        rows = f"{table.sql} AS c"
+        if not among_all:
+            written = f"SELECT DISTINCT {self._cells} FROM {table.changes} AS e WHERE {NEW}"
+            rows = f"({written}) AS w CROSS JOIN {rows} ON {table.on_user('c', 'w')}"
+        return sum(
+            hide(
+                self._connection,
+                table,
+                f"SELECT {keys} FROM {rows}"
+                f" WHERE NOT {_has_parent(reference, 'c', quoted(reference.parent))}",
+            )
+            for reference in self._demands.foreign_keys
+        )
+
+    def is_any_hidden(self) -> bool:
+        """Say whether any row that is alive does not show."""
+        return bool(hidden(self._connection, self._table))
+
+    def begin(self) -> None:
+        """Prepare for rounds of showing.
+
+        Rows of `unfit` show in none of them any more, those with `until_moved` not before something
+        has moved. `shown` are those that have.
+        """
+        self._connection.run(f"CREATE TEMP TABLE {self._unfit} ({self._cells}, until_moved)")
+        self._connection.run(f"CREATE TEMP TABLE {self._shown} ({self._cells}, has_displaced)")
+
+    def end(self) -> None:
+        """Clear what `begin` has prepared."""
+        self._connection.run(f"DROP TABLE temp.{self._unfit}")
+        self._connection.run(f"DROP TABLE temp.{self._shown}")
+
+    def number(self) -> None:
+        """Give each row that waits a number, if others may refer to it by that."""
+        table = self._table
+        if table.numbered:
+            waiting = f"SELECT * FROM {table.shadow} AS h WHERE {self._is_waiting()}"
+            numbers.allot(self._connection, table, waiting)
+
+    def gather(self) -> None:
+        """Gather the candidates: hidden rows that are alive and whole."""
+        self._connection.run(f"CREATE TEMP TABLE {self._candidate} AS {self._candidates()}")
+
+    def show(self) -> int:
+        """Show the candidates that are left; return how many rows have come or gone."""
+        connection, table = self._connection, self._table
+        moved = 0
+        if connection.value(f"SELECT EXISTS (SELECT 1 FROM temp.{self._candidate})"):
+            # A row keeps others from showing only if it shows itself.
+            left = f"SELECT syncd_id FROM temp.{self._candidate}"
+            moved = hide(
+                connection,
+                table,
+                f"SELECT DISTINCT {self._cells} FROM temp.{self._rival} WHERE id IN ({left})",
+            )
+            moved += self._insert()
+        if table.is_generated:
+            # No number may be kept for a row that does not show after all.
+            numbers.forget(connection, table, f"SELECT {self._cells} FROM {table.shadow}")
+        connection.run(f"DROP TABLE temp.{self._rival}")
+        connection.run(f"DROP TABLE temp.{self._candidate}")
+        return moved
+
+    def lift_bars(self) -> None:
+        """Give barred rows another turn."""
+        self._connection.run(f"DELETE FROM temp.{self._unfit} WHERE until_moved")
+
+    def forget_displaced(self) -> None:
+        """Leave among the rows that have shown those that still do."""
+        self._connection.run(
+            f"DELETE FROM temp.{self._shown} WHERE ({self._cells}) IN"
+            f" (SELECT {self._cells} FROM {self._table.shadow})"
+        )
+
+    def give_up_orphans(self) -> None:
+        """Try no row again that displaced another and lost its own support by that."""
+        self._connection.run(
+            f"INSERT INTO temp.{self._unfit} SELECT {self._cells}, 0 FROM temp.{self._shown}"
+            f" WHERE has_displaced"
+            f" AND ({self._cells}) IN (SELECT {self._cells} FROM {self._table.shadow})"
+        )
+
+    def _candidates(self) -> str:
+        """Return the query of hidden rows that are alive and whole, under the user's names."""
+        table = self._table
+        values = {
+            column.name: f"CASE WHEN owned & {column.bit} THEN {column.local(f'h.{column.cell}')}"
+            f" ELSE {column.preset} END"
+            for column in table.columns
+        }
+        values |= {column.name: f"h.{column.cell}" for column in table.excluded}
+        whole = [f"{v} IS NOT NULL" for name, v in values.items() if name in self._demands.required]
+        # A row number that is not known yet is that of a parent that does not show.
+        whole += [
+            f"(h.{column.cell} IS NULL OR {column.local(f'h.{column.cell}')} IS NOT NULL)"
+            for column in table.columns
+            if column.parent is not None
+        ]
+        row = "h.row"
+        own = list(zip(table.identity, table.identity_of("h"), strict=True))
+        if table.numbered:
+            row = f"(SELECT n.row FROM {table.numbers} AS n WHERE {table.on('n', 'h')})"
+        if table.rowid is not None and not table.is_generated:
+            own.append((quoted(table.rowid), row))
+        listed = [
+            *(f"{value} AS {name}" for name, value in own),
+            *(f"{value} AS {quoted(name)}" for name, value in values.items()),
+            *(f"h.{cell} AS syncd_{cell}" for cell in table.key_cells),
+            "row_number() OVER () AS syncd_id",
+            f"{row} AS syncd_row",
+            f"{self._stamp('h')} AS syncd_stamp",
+        ]
+        return (
+            f"SELECT {', '.join(listed)}"
+            f" FROM (SELECT *, {owned(table, 'g')} AS owned FROM {table.shadow} AS g"
+            f" WHERE g.alive = 1) AS h WHERE {' AND '.join([self._is_waiting(), *whole])}"
+        )
+
+    def _is_waiting(self) -> str:
+        """Return the condition that row `h` of the shadow is alive and no CHECK refused it."""
+        unfit = f"SELECT 1 FROM temp.{self._unfit} AS u WHERE {self._table.on('u', 'h')}"
+        return f"h.alive = 1 AND NOT EXISTS ({unfit})"
+
+    def _stamp(self, alias: str) -> str:
+        """Return the SQL of a row's stamp, as text that sorts like it."""
+        table = self._table
+        unique = set().union(*(u.columns or () for u in self._demands.uniques))
+        if any(u.columns is None for u in self._demands.uniques):
+            unique = {column.name for column in table.columns}
+        claims = ALIVE_BIT | sum(c.bit for c in table.columns if c.name in unique)
+        return (
+            "(SELECT max(printf('%016x', e.hlc) || hex(i.id) || printf('%016x', e.seq))"
+            f" FROM {table.changes} AS e JOIN syncd_origin AS i ON i.ordinal = e.origin"
+            f" WHERE {table.on('e', alias)} AND e.mask & {claims})"
+        )
+
+    def drop_unsupported(self, *, bar: bool) -> int:
+        """Drop candidates without a parent, neither showing nor about to; return how many."""
+        dropped = 0
+        for reference in self._demands.foreign_keys:
+            has_parent = _has_parent(reference, "c", quoted(reference.parent))
+            if reference.parent in self._candidates_of:
+                candidates = f"temp.{self._candidates_of[reference.parent]}"
+                among = _has_parent(reference, "c", candidates)
+                has_parent = f"({has_parent} OR {among})"
+            left_out = f"FROM temp.{self._candidate} AS c WHERE NOT {has_parent}"
+            if bar:
+                keys = ", ".join(f"c.syncd_{cell}" for cell in self._table.key_cells)
+                self._connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys}, 1 {left_out}")
+            dropped += self._connection.run(f"DELETE {left_out}")
+        return dropped
+
+    def drop_losers(self) -> None:
+        """Drop candidates that something newer stands in the way of.
+
+        Afterwards `rival` has the keys of showing rows that candidates displace.
+        """
+        connection = self._connection
+        pairs = [self._rivals(unique) for unique in self._demands.uniques]
+        connection.run(f"CREATE TEMP TABLE {self._rival} (id, syncd_stamp, {self._cells})")
+        if pairs:
+            connection.run(f"INSERT INTO temp.{self._rival} {' UNION '.join(pairs)}")
+        connection.run(
+            f"DELETE FROM temp.{self._candidate} AS c WHERE EXISTS (SELECT 1 FROM"
+            f" temp.{self._rival} AS r WHERE r.id = c.syncd_id AND r.syncd_stamp > c.syncd_stamp)"
+        )
+        # Only now: a candidate that cannot show itself keeps no other from showing.
+        for unique in self._demands.uniques:
+            self._drop_second(unique)
+
+    def _rivals(self, unique: Unique) -> str:
+        """Return the query of showing rows that hold a value a candidate wants."""
+        table = self._table
+        showing = (
+            f"SELECT {_named_key(table, 't')}, {_terms(unique)}"
+            f" FROM {table.sql} AS t{_where(unique)}"
+        )
+        wanting = (
+            f"SELECT syncd_id AS id, {_terms(unique)} FROM temp.{self._candidate}{_where(unique)}"
+        )
+        return (
+            f"SELECT w.id, {self._stamp('v')} AS syncd_stamp, {table.cells('v')}"
+            f" FROM ({wanting}) AS w CROSS JOIN ({showing}) AS v ON {_same(unique, 'v', 'w')}"
+        )
+
+    def _drop_second(self, unique: Unique) -> None:
+        """Of candidates that want one value, keep the newest for this turn."""
+        wanting = (
+            f"SELECT syncd_id AS id, syncd_stamp, {_terms(unique)}"
+            f" FROM temp.{self._candidate}{_where(unique)}"
+        )
+        compared = ", ".join(
+            f"u{n} COLLATE {quoted(term.collation)}" for n, term in enumerate(unique.terms)
+        )
+        filled = " AND ".join(f"u{n} IS NOT NULL" for n in range(len(unique.terms)))
+        self._connection.run(
+            f"DELETE FROM temp.{self._candidate} WHERE syncd_id IN (SELECT id FROM (SELECT id,"
+            f" row_number() OVER (PARTITION BY {compared} ORDER BY syncd_stamp DESC) AS n"
+            f" FROM ({wanting}) WHERE {filled}) WHERE n > 1)"
+        )
+
+    def _insert(self) -> int:
+        """Move the candidates that are left into the user's table; return how many were decided."""
+        connection, table = self._connection, self._table
+        columns = (*table.columns, *table.excluded)
+        names = [*table.identity, *(quoted(column.name) for column in columns)]
+        rows = f"temp.{self._candidate}"
+        if table.rowid is not None and not table.is_generated:
+            own = quoted(table.rowid)
+            names.append(own)
+            # Meanwhile the number may have been given to another row, or two may want it back.
+            free = (
+                f"CASE WHEN EXISTS (SELECT 1 FROM {table.sql} AS t WHERE t.{own} = syncd_row)"
+                " OR row_number() OVER (PARTITION BY syncd_row) > 1 THEN NULL ELSE syncd_row END"
+            )
+            others = ", ".join(name for name in names if name != own)
+            # New numbers come last, or SQLite might choose one that is wanted back.
+            rows = f"(SELECT {others}, {free} AS {own} FROM {rows}) ORDER BY {own} IS NULL"
+        rest = f"INTO {table.sql} ({', '.join(names)}) SELECT {', '.join(names)} FROM {rows}"
+        if not connection.attempt(
+            lambda: connection.run(f"INSERT {self._demands.strictly} {rest}")
+        ):
+            # A CHECK refuses some of them, then; leave those where they are.
+            connection.run(f"INSERT OR IGNORE {rest}")
+        same = " AND ".join(f"t.{name} = c.{name}" for name in table.identity)
+        keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
+        showing = f"FROM temp.{self._candidate} AS c CROSS JOIN {table.sql} AS t ON {same}"
+        connection.run(
+            f"INSERT INTO temp.{self._shown}"
+            f" SELECT {keys}, c.syncd_id IN (SELECT id FROM temp.{self._rival}) {showing}"
+        )
+        taken = connection.run(
+            f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {keys} {showing})"
+        )
+        refused = connection.run(
+            f"INSERT INTO temp.{self._unfit} SELECT {keys}, 0"
+            f" FROM temp.{self._candidate} AS c"
+            f" WHERE NOT EXISTS (SELECT 1 FROM {table.sql} AS t WHERE {same})"
+        )
+        return taken + refused
+
+
+def _has_parent(reference: ForeignKey, child: str, parent: str) -> str:
+    """Return the condition that a row refers to nothing or to a row of `parent`."""
+    nothing = [f"{child}.{quoted(column)} IS NULL" for column in reference.columns]
+    same = " AND ".join(
+        f"p.{quoted(to)} = {child}.{quoted(column)}"
+        for column, to in zip(reference.columns, reference.parent_columns, strict=True)
+    )
+    found = f"EXISTS (SELECT 1 FROM {parent} AS p WHERE {same})"
+    return f"({' OR '.join([*nothing, found])})"
+
+
+def _named_key(table: Table, alias: str) -> str:
+    """List the sync key of a row of the user's table under the names of the key cells."""
+    pairs = zip(table.user_key(alias), table.key_cells, strict=True)
+    return ", ".join(f"{value} AS {cell}" for value, cell in pairs)
+
+
+def _terms(unique: Unique) -> str:
+    return ", ".join(f"{term.sql} AS u{n}" for n, term in enumerate(unique.terms))
+
+
+def _where(unique: Unique) -> str:
+    return f" WHERE {unique.predicate}" if unique.predicate is not None else ""
+
+
+def _same(unique: Unique, left: str, right: str) -> str:
+    return " AND ".join(
+        f"{left}.u{n} = {right}.u{n} COLLATE {quoted(term.collation)}"
+        for n, term in enumerate(unique.terms)
+    )

@@ -1,0 +1,71 @@
+"""The shadow: rows that do not show, and how one gets there.
+
+`syncd_shadow_T` holds the values of registers that are merged but whose row does not show: it is
+dead, not yet born, or, with `alive` set, held back by a constraint. A row stands in the user's
+table or here, never in both. One that leaves the user's table takes its rowid along.
+"""
+
+from __future__ import annotations
+
+from syncd import held, numbers
+from syncd.clock import ms_of_hlc
+from syncd.database import Connection, quoted
+from syncd.held import Held
+from syncd.schema import ALIVE_BIT, Table
+
+
+def hidden(connection: Connection, table: Table) -> int:
+    """Count the rows that are alive and do not show."""
+    count: int = connection.value(f"SELECT count(*) FROM {table.shadow} WHERE alive = 1")
+    return count
+
+
+def waiting(connection: Connection, table: Table) -> list[Held]:
+    """Return the rows that are alive and that a constraint keeps from showing."""
+    key = " || ', ' || ".join(f"quote(h.{cell})" for cell in table.key_cells)
+    birth = (
+        f"SELECT e.{{}} FROM {table.changes} AS e WHERE {table.on('e', 'h')}"
+        f" AND e.mask & {ALIVE_BIT}"
+    )
+    return [
+        Held(None, table.name, key, "", held.CONSTRAINT, node, ms_of_hlc(hlc))
+        for key, node, hlc in connection.rows(
+            f"SELECT {key}, (SELECT node FROM syncd_origin WHERE ordinal ="
+            f" ({birth.format('origin')})), ({birth.format('hlc')})"
+            f" FROM {table.shadow} AS h WHERE alive = 1"
+        )
+    ]
+
+
+def owned(table: Table, alias: str) -> str:
+    """Return the SQL of the mask of registers that a row's entries own."""
+    return (
+        f"(SELECT coalesce(sum(o.mask), 0) FROM {table.changes} AS o WHERE {table.on('o', alias)})"
+    )
+
+
+def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True) -> int:
+    """Move rows from the user's table to the shadow; return how many.
+
+    keys: a query of their keys, under the names of the key cells. alive: whether they may return.
+    """
+    columns = (*table.columns, *table.excluded)
+    cells = [*table.key_cells, "alive", *(column.cell for column in columns)]
+    values = [*table.user_key("t"), str(int(alive))]
+    values += [column.travelling("t") for column in columns]
+    if table.rowid is not None:
+        cells.append("row")
+        values.append(f"t.{quoted(table.rowid)}")
+    connection.run(f"CREATE TEMP TABLE syncd_hiding AS {keys}")
+    connection.run(
+        f"INSERT INTO {table.shadow} ({', '.join(cells)}) SELECT {', '.join(values)}"
+        f" FROM temp.syncd_hiding AS s CROSS JOIN {table.sql} AS t ON {table.on_user('t', 's')}"
+    )
+    count = connection.run(
+        f"DELETE FROM {table.sql} WHERE {table.among('SELECT * FROM temp.syncd_hiding')}"
+    )
+    if table.is_generated:
+        # The number is free now, and may be given to a row that has nothing to do with this one.
+        numbers.forget(connection, table, "SELECT * FROM temp.syncd_hiding")
+    connection.run("DROP TABLE temp.syncd_hiding")
+    return count
