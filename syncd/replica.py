@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import secrets
 import time
@@ -46,7 +47,7 @@ from syncd.vector import ORIGIN_BYTES, Vector
 
 log = logging.getLogger(__name__)
 
-_LOST_VALUES = "values that it had written went with a column or a table"
+_LOST_VALUES = "values that it vouched for went with a column or a table"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ class Replica:
                 origin=self._new_origin(),
                 node=self.config.node,
                 now_ms=self.wall_ms(),
-                renew=lambda: self._identity.renew(connection, _LOST_VALUES, self.wall_ms()),
+                renew=functools.cache(
+                    lambda: self._identity.renew(connection, _LOST_VALUES, self.wall_ms())
+                ),
             )
             _fold_rest(connection)
             self._release(connection)

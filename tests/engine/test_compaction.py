@@ -272,6 +272,20 @@ class TestSnapshots:
         assert x.devices() == a.devices()
         assert x.rows("SELECT * FROM syncd_came") == x.rows("SELECT * FROM syncd_snapshot") == []
 
+    def test_a_snapshot_begins_anew_where_a_column_went_meanwhile(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """The frame that had its values has come before, and they went with it."""
+        a, x = away(make_hosts)
+        a.write("UPDATE devices SET note = 'of a'")
+        first = pull(x, a, frame_entries=1, frames_max=1)
+        assert is_snapshot(first)
+        x.enrol({"devices": {"key": ["device_id"], "columns": {"exclude": ["note"]}}})
+        rest = pull(x, a, frame_entries=1)
+        assert rest[0][1].after == 0
+        x.enrol({"devices": ["device_id"]})
+        assert x.devices() == a.devices()
+
     def test_a_snapshot_that_never_ends_deletes_nothing(self, make_hosts: MakeHosts) -> None:
         """Not even if other peers are heard of meanwhile."""
         a, x = away(make_hosts)

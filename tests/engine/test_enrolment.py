@@ -36,6 +36,20 @@ def rebuild(host: Host, ddl: str, columns: Sequence[str]) -> None:
     )
 
 
+def drop_note(host: Host, *, excluded: bool = False) -> None:
+    """Take the column out of the sync, with its values or without them."""
+    if not excluded:
+        rebuild(host, DEVICES.replace(",\n        note", ""), ["id", "device_id", "status"])
+    host.enrol(NOTE_EXCLUDED if excluded else None)
+
+
+def take_note_in(host: Host) -> None:
+    """Sync the column again."""
+    if host.rows("SELECT 1 FROM pragma_table_info('devices') WHERE name = 'note'") == []:
+        host.write("ALTER TABLE devices ADD COLUMN note")
+    host.enrol(DEVICES_KEY)
+
+
 class TestAgain:
     """Enrolling is part of every deployment."""
 
@@ -544,6 +558,54 @@ class TestMigrations:
         pull(c, b)
         pull(c, a)
         assert c.devices() == a.devices() == {"d": ("new", "of b")}
+
+    @pytest.mark.parametrize("excluded", [False, True])
+    def test_what_a_disclaimed_value_had_overwritten_comes_back(
+        self, make_hosts: MakeHosts, *, excluded: bool
+    ) -> None:
+        """B alone had the newer value; the older one, which A still has, is right then."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d", "of a")
+        pull(b, a)
+        b.write("UPDATE devices SET note = 'of b'")
+        b.replica.fold()
+        drop_note(b, excluded=excluded)
+        pull(a, b)
+        take_note_in(b)
+        settle(a, b)
+        assert a.devices() == b.devices() == {"d": ("new", "of a")}
+
+    def test_an_own_write_comes_back_that_a_disclaimed_value_had_overwritten(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """B owns none of the values that went; but C still has B's, and A's is nowhere."""
+        a, b, c = make_hosts("a", "b", "c")
+        insert(c, "d")
+        settle(a, b, c)
+        b.clock.ms = c.clock.ms
+        b.write("UPDATE devices SET note = 'of b'")
+        pull(c, b)
+        pull(a, b)
+        a.clock.ms = b.clock.ms
+        a.write("UPDATE devices SET note = 'of a'")
+        pull(b, a)
+        for host in (a, b):
+            drop_note(host)
+            take_note_in(host)
+        settle(a, b, c)
+        assert a.devices() == b.devices() == c.devices() == {"d": ("new", "of b")}
+
+    def test_columns_of_several_tables_that_go_at_once_take_one_new_origin(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """An origin is remembered everywhere and for ever."""
+        ddl = "CREATE TABLE s (k TEXT PRIMARY KEY, v); CREATE TABLE t (k TEXT PRIMARY KEY, v)"
+        (a,) = make_hosts("a", ddl=ddl, tables={"s": None, "t": None})
+        for table in ("s", "t"):
+            a.write(f"INSERT INTO {table} VALUES ('d', 1)")
+        without: Key = {"columns": {"exclude": ["v"]}}
+        a.enrol({"s": without, "t": without})
+        assert a.rows("SELECT count(*) FROM syncd_origin") == [(2,)]
 
     def test_values_of_a_dropped_column_are_held_and_passed_on(self, make_hosts: MakeHosts) -> None:
         """B has them from A again, C from B alone, and B shows them if the column returns."""
