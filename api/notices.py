@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -85,10 +86,19 @@ def _due(store: Store, today: date) -> Iterator[Notice]:
         last.isoformat(),
     )
     for row in rows:
-        ends = Licence.of_row(dict(row)).expires
+        ends = _last_day(row)
         if ends and (ends - today).days in DAYS_BEFORE:
             owner = row["owner_name"] or row["device_id"]
             yield Notice(row["device_id"], owner, row["email"].strip(), ends, (ends - today).days)
+
+
+def _last_day(row: sqlite3.Row) -> date | None:
+    """Return a licence's last day, None where it has none or an imported date is no date."""
+    try:
+        return Licence.of_row(dict(row)).expires
+    except ValueError as error:
+        log.error("device %s gets no notices: %s", row["device_id"], error)
+        return None
 
 
 def _claim(here: Host, notice: Notice, now: datetime) -> bool:
