@@ -9,6 +9,7 @@ printed; no command replaces a file but `rotate` and `revoke`, which say so.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,9 @@ from tabulate import tabulate
 
 from api import jose
 from api.clock import utc_now
-from api.commands import as_json, config_option, opened_host, show
+from api.commands import act, as_json, config_option, opened_host, show
+
+_KID = re.compile("[A-Za-z0-9_-]{43}")
 
 root_option = click.option(
     "--root",
@@ -112,6 +115,9 @@ def revoke(kids: Sequence[str], root_file: Path, list_file: Path, as_json: bool)
 
     Then hand the list to any host: `keys publish FILE` there, or POST /admin/keys.
     """
+    for kid in kids:
+        if not _KID.fullmatch(kid):
+            raise click.ClickException(f"{kid}: not a key's id; `keys list` on a host shows them")
     signing = _read_root(root_file)
     before = _revoked_before(list_file, signing)
     claims = {
@@ -150,10 +156,11 @@ def list_(config_path: Path | None, as_json: bool) -> None:
 def publish(files: Sequence[Path], config_path: Path | None, as_json: bool) -> None:
     """Hand lists of revoked keys, or certificates, to all hosts."""
     here = opened_host(config_path)
+    who = act(here.replica)
     rows = []
     for file in files:
         try:
-            rows.append({"file": str(file), "kind": here.offline.publish(_read(file))})
+            rows.append({"file": str(file), "kind": here.offline.publish(_read(file), who)})
         except jose.BadSignedTextError as error:
             raise click.ClickException(f"{file}: {error}") from error
     show(rows, tabulate(rows, headers="keys"), as_json)
@@ -187,6 +194,8 @@ def _read_root(file: Path) -> jose.Key:
         key = jose.read_key(_read(file))
     except ValueError as error:
         raise click.ClickException(f"{file}: {error}") from error
+    if "cert" in json.loads(_read(file)):
+        raise click.ClickException(f"{file}: this is a host's key; the root's is needed")
     if not key.is_private:
         raise click.ClickException(f"{file}: this is the public part; the private one is needed")
     return key

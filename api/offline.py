@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 
 from api import jose
 from api.clock import Clock
+from api.history import Act
 from api.jose import BadSignedTextError, HostKey
 from api.licences import Licence, Verdict
 from api.store import Store
@@ -102,10 +103,11 @@ class OfflineTokens:
             self._tell_if_revoked(self._read[1])
         return self._read[1]
 
-    def publish(self, text: str) -> str:
+    def publish(self, text: str, act: Act | None = None) -> str:
         """Take in a certificate or a list of revoked keys for all hosts; return which it is.
 
-        Raises BadSignedTextError where it is neither, or the root did not sign it.
+        act: who hands it in, None for the host itself. Raises BadSignedTextError where it is
+        neither, or the root did not sign it.
         """
         text = text.strip()
         kind = jose.typ_of(text)
@@ -120,6 +122,8 @@ class OfflineTokens:
                 "INSERT INTO root_signed (digest, text) VALUES (?, ?) ON CONFLICT DO NOTHING",
                 (digest, text),
             )
+            if act:
+                act.note(connection, "keys.publish", f"{kind} {digest[:16]}")
         self._read = None
         return kind
 

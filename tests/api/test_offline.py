@@ -247,13 +247,14 @@ def test_a_revoked_host_signs_nothing_and_is_not_listed(site: Site, vendor: Vend
 def test_a_list_of_revoked_keys_travels_with_the_token(site: Site, vendor: Vendor) -> None:
     """A client hears of the newest list, signed by the root, with every token."""
     site.add_device()
-    for kid in ("first", "second"):
+    kids = ["first".ljust(43, "_"), "second".ljust(43, "_")]
+    for kid in kids:
         vendor.do("revoke", kid, "--root", vendor.root, "--list", vendor.revoked)
         _publish(site, Path(vendor.revoked).read_text())
     body = site.verify().get_json()
     header, claims = _checked(body["offline_revoked"], vendor.public)
     assert header["typ"] == "revoked-keys"
-    assert claims["kids"] == ["first", "second"]
+    assert claims["kids"] == kids
     assert _claims(body, vendor.public)["allow"] is True
 
 
@@ -261,7 +262,7 @@ def test_an_older_list_takes_no_revocation_back(site: Site, vendor: Vendor) -> N
     """Two lists of two machines count both, whichever came last."""
     kid = json.loads((vendor.folder / "here.key").read_text())["kid"]
     vendor.do("revoke", kid, "--root", vendor.root, "--list", vendor.revoked)
-    vendor.do("revoke", "other", "--root", vendor.root, "--list", vendor.revoked + "2")
+    vendor.do("revoke", "o" * 43, "--root", vendor.root, "--list", vendor.revoked + "2")
     _publish(site, Path(vendor.revoked).read_text())
     _publish(site, Path(vendor.revoked + "2").read_text())
     assert site.get("/.well-known/jwks.json").get_json() == {"keys": []}
@@ -299,7 +300,7 @@ def test_what_the_root_did_not_sign_is_not_believed(
 
 def test_a_list_can_be_handed_in_without_a_shell(site: Site, vendor: Vendor) -> None:
     """An administrator posts what the root signed; a user cannot."""
-    vendor.do("revoke", "x", "--root", vendor.root, "--list", vendor.revoked)
+    vendor.do("revoke", "x" * 43, "--root", vendor.root, "--list", vendor.revoked)
     text = Path(vendor.revoked).read_text()
     site.add_user("maria")
     assert site.dashboard("maria").post("/admin/keys", signed=text).status_code == 403
@@ -309,6 +310,27 @@ def test_a_list_can_be_handed_in_without_a_shell(site: Site, vendor: Vendor) -> 
         201,
         {"ok": True, "kind": "revoked-keys"},
     )
+    line = site.row("SELECT admin, host, details FROM license_history WHERE action='keys.publish'")
+    assert (line["admin"], line["host"]) == ("chefe", "here")
+    assert line["details"].startswith("revoked-keys ")
+
+
+def test_a_mistyped_key_id_is_not_put_on_the_list(vendor: Vendor) -> None:
+    """A revocation that revokes nothing would look done."""
+    result = vendor.run("revoke", "x" * 42, "--root", vendor.root, "--list", vendor.revoked)
+    assert result.exit_code == 1
+    assert "not a key's id" in result.output
+    assert not Path(vendor.revoked).exists()
+
+
+def test_a_hosts_key_is_not_taken_for_the_root(vendor: Vendor) -> None:
+    """What a host's key certified no client would believe."""
+    file = vendor.make("here2")
+    made = vendor.folder / "made.key"
+    result = vendor.run("make", "there", "--root", str(file), "--out", str(made))
+    assert result.exit_code == 1
+    assert "this is a host's key" in result.output
+    assert not made.exists()
 
 
 @pytest.mark.usefixtures("site")
