@@ -35,8 +35,14 @@ main.add_command(keys)
 @as_json
 def create_admin(username: str, config_path: Path | None, reset: bool, as_json: bool) -> None:
     """Make an administrator, and print the generated password once."""
+    username = username.strip()  # as a login does
+    if not username:
+        raise click.ClickException("--username is empty")
     store, replica = opened_database(config_path)
-    if not reset and auth.find(store, "admin_users", username):
+    is_there = auth.find(store, "admin_users", username)
+    if not is_there and auth.find(store, "users", username):
+        raise click.ClickException(f"{username} is a user already; choose another name.")
+    if not reset and is_there:
         raise click.ClickException(f"{username} exists already. --reset gives a new password.")
     password = passwords.generate()
     accounts.put_administrator(store, act(replica), username, password)
@@ -60,7 +66,7 @@ def import_legacy(file: Path, dry_run: bool, config_path: Path | None, as_json: 
     try:
         report = legacy.merge_file(store, act(replica), file, dry_run=dry_run, progress=_progress)
     except (legacy.NotLegacyError, sqlite3.Error) as error:
-        raise click.ClickException(f"{error}; nothing was changed") from error
+        raise click.ClickException(f"{file}: {error}; nothing was changed") from error
     data = {"file": str(file), "dry_run": dry_run, **dataclasses.asdict(report)}
     show(data, _report_text(report, dry_run), as_json)
 

@@ -64,7 +64,7 @@ def merge_file(
 ) -> Report:
     """Merge a file and report; raises NotLegacyError. progress: told of each table in turn."""
     with store.attached(file, "legacy") as connection:
-        tables = _tables(connection, file)
+        tables = _tables(connection)
         connection.execute("BEGIN IMMEDIATE")
         try:
             report = Report()
@@ -79,14 +79,14 @@ def merge_file(
     return report
 
 
-def _tables(connection: sqlite3.Connection, file: Path) -> list[str]:
+def _tables(connection: sqlite3.Connection) -> list[str]:
     try:
         rows = connection.execute("SELECT name FROM legacy.sqlite_schema WHERE type = 'table'")
         present = {name for (name,) in rows}
     except sqlite3.DatabaseError as error:
-        raise NotLegacyError(f"{file}: not a SQLite database: {error}") from error
+        raise NotLegacyError(f"not a SQLite database: {error}") from error
     if "devices" not in present:
-        raise NotLegacyError(f"{file}: not a licence database: it has no table devices")
+        raise NotLegacyError("not a licence database: it has no table devices")
     return [table for table in (*KEYS, *LOGS) if table in present]
 
 

@@ -7,6 +7,7 @@ import re
 import sqlite3
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 from licence_site import DATABASE, Site, WriteConfig
 
@@ -52,6 +53,16 @@ def test_a_reset_replaces_the_password(site: Site) -> None:
     assert site.login("admin", first).status_code == 401
     assert site.login("admin", second).get_json()["must_change_password"] is True
     assert len(site.sql("SELECT * FROM admin_users")) == 1
+
+
+@pytest.mark.parametrize("username", ["", " ", "maria"])
+def test_a_name_that_cannot_log_in_or_is_taken_is_refused(site: Site, username: str) -> None:
+    """Nobody logs in without a name, and an administrator would shut the user of its name out."""
+    site.add_user("maria")
+    result = _create_admin(site.config, "--username", username)
+    assert result.exit_code == 1
+    assert site.sql("SELECT * FROM admin_users") == []
+    assert site.login("maria").status_code == 200
 
 
 def test_there_is_no_default_administrator(site: Site) -> None:

@@ -206,6 +206,7 @@ def test_what_is_no_licence_database_is_refused(
     file.write_bytes(content)
     result = CliRunner().invoke(main, ["import-legacy", str(file), "--config", str(site.config)])
     assert result.exit_code == 1
+    assert str(file) in result.output
     assert told in result.output
     assert "nothing was changed" in result.output
 
