@@ -27,6 +27,7 @@ from syncd import exchange, wire
 from syncd.config import Peer
 from syncd.errors import DaemonRunning, SyncError
 from syncd.replica import Replica
+from syncd.troubles import Troubles
 from syncd.watch import Nudger, Watch
 
 log = logging.getLogger(__name__)
@@ -48,12 +49,15 @@ def run(replica: Replica, stopping: threading.Event) -> None:
                 log.info("table %s: %s", enrolled.table, enrolled.state)
             for warning in enrolled.warnings:
                 log.warning("table %s: %s", enrolled.table, warning)
-        scheduler = _scheduler(replica)
-        rounds = [_Rounds(replica, peer, scheduler, stopping) for peer in replica.config.peers]
+        troubles = Troubles()
+        scheduler = _scheduler(replica, troubles)
+        rounds = [
+            _Rounds(replica, peer, scheduler, troubles, stopping) for peer in replica.config.peers
+        ]
         for of_peer in rounds:
             of_peer.plan()
         scheduler.start()
-        _start_watching(replica, rounds, stopping)
+        _start_watching(replica, rounds, troubles, stopping)
         log.info(
             "%s: syncing %s with %d peers",
             replica.config.node,
@@ -73,12 +77,14 @@ class _Rounds:
         replica: Replica,
         peer: Peer,
         scheduler: BackgroundScheduler,
+        troubles: Troubles,
         stopping: threading.Event,
     ) -> None:
         self.peer = peer
         self._replica = replica
         self._client = exchange.client_of(replica, peer, sleep=functools.partial(_sleep, stopping))
         self._scheduler = scheduler
+        self._troubles = troubles
         self._stopping = stopping
         self._lock = threading.Lock()
         self._is_running = self._is_wanted = False
@@ -131,14 +137,16 @@ class _Rounds:
             return False
         except SyncError as error:
             # The round could not even be recorded; the next one may.
-            log.error("round with %s: %s", self.peer.name, error)
+            self._troubles.has(f"round with {self.peer.name}", error)
             return False
+        if outcome.ok:
+            self._troubles.is_over(f"round with {self.peer.name}")
         waited = wait_ms > 0 and outcome.seconds * 1000 >= wait_ms / 2
         has_news = wait_ms > 0 and outcome.applied > 0
         return outcome.ok and (waited or has_news)
 
 
-def _scheduler(replica: Replica) -> BackgroundScheduler:
+def _scheduler(replica: Replica, troubles: Troubles) -> BackgroundScheduler:
     interval_s = replica.config.sync.interval / 1000
     scheduler = BackgroundScheduler(
         executors={"default": ThreadPoolExecutor(len(replica.config.peers) + 2)},
@@ -150,7 +158,7 @@ def _scheduler(replica: Replica) -> BackgroundScheduler:
     compaction_s = max(min(COMPACT_EVERY_S, replica.config.sync.retention / 1000), interval_s)
     for job, seconds in ((_tend, interval_s), (_compact, compaction_s)):
         scheduler.add_job(
-            functools.partial(job, replica),
+            functools.partial(job, replica, troubles),
             trigger="interval",
             seconds=seconds,
             jitter=seconds / 10,
@@ -159,31 +167,38 @@ def _scheduler(replica: Replica) -> BackgroundScheduler:
     return scheduler
 
 
-def _start_watching(replica: Replica, rounds: Sequence[_Rounds], stopping: threading.Event) -> None:
+def _start_watching(
+    replica: Replica, rounds: Sequence[_Rounds], troubles: Troubles, stopping: threading.Event
+) -> None:
     nudgers = {
         of_peer.peer.name: Nudger(replica, exchange.client_of(replica, of_peer.peer))
         for of_peer in rounds
         if not of_peer.peer.push
     }
-    watch = Watch(replica, {of_peer.peer.name: of_peer.wake for of_peer in rounds}, nudgers)
+    watch = Watch(
+        replica, {of_peer.peer.name: of_peer.wake for of_peer in rounds}, nudgers, troubles
+    )
     for run in (watch.run, *(nudger.run for nudger in nudgers.values())):
         threading.Thread(target=run, args=(stopping,), daemon=True).start()
 
 
-def _tend(replica: Replica) -> None:
+def _tend(replica: Replica, troubles: Troubles) -> None:
     try:
         replica.fold()
         replica.release()
     except SyncError as error:
-        log.error("fold: %s", error)
+        troubles.has("fold", error)
+    else:
+        troubles.is_over("fold")
 
 
-def _compact(replica: Replica) -> None:
+def _compact(replica: Replica, troubles: Troubles) -> None:
     try:
         forgotten = replica.compact()
     except SyncError as error:
-        log.error("compaction: %s", error)
+        troubles.has("compaction", error)
         return
+    troubles.is_over("compaction")
     if forgotten.deaths or forgotten.conflicts:
         log.info(
             "forgot %d deletions and %d conflicts that are past sync.retention",

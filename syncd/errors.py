@@ -48,6 +48,10 @@ class SyncError(Exception):
         if hint is not None:
             self.hint = hint
 
+    def explained(self) -> str:
+        """Return the message with its hint, for a log."""
+        return f"{self} ({self.hint})" if self.hint else str(self)
+
 
 class ConfigError(SyncError):
     """The configuration is wrong."""

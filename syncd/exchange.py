@@ -169,7 +169,9 @@ def run_round(
         )
         # A peer that stays down is one line in the log, not one a round.
         log.log(
-            logging.WARNING if is_news else logging.DEBUG, "round with %s failed: %s", name, error
+            logging.WARNING if is_news else logging.DEBUG,
+            "round with %s failed: %s",
+            *(name, error.explained()),
         )
         return Outcome(
             peer=name,

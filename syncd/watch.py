@@ -17,6 +17,7 @@ from syncd.errors import SyncError
 from syncd.nudges import Nudges
 from syncd.peer import PeerClient
 from syncd.replica import Replica
+from syncd.troubles import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,12 @@ class Watch:
         replica: Replica,
         wake: Mapping[str, Callable[[], None]],
         nudgers: Mapping[str, Nudger],
+        troubles: Troubles,
     ) -> None:
         self._replica = replica
         self._wake = wake
         self._nudgers = nudgers
+        self._troubles = troubles
         self._nudges = Nudges(replica.config.database)
         self._nudged = self._committed = -1
         self._news = (-1, -1)
@@ -46,8 +49,9 @@ class Watch:
         while not stopping.wait(LOOK_EVERY_S):
             try:
                 self._look()
+                self._troubles.is_over("watch")
             except SyncError as error:
-                log.error("watching %s: %s", self._replica.config.database, error)
+                self._troubles.has("watch", error)
                 stopping.wait(1)
 
     def _look(self) -> None:
@@ -94,10 +98,10 @@ class Nudger:
 
     def _nudge(self) -> bool:
         name = self._client.peer.name
-        claim = self._replica.claim()
-        if self._replica.told(name).covers(claim):
-            return True
         try:
+            claim = self._replica.claim()
+            if self._replica.told(name).covers(claim):
+                return True
             self._client.nudge(
                 wire.Nudge(self._replica.config.node, self._replica.origin(), dict(claim))
             )

@@ -2,76 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from wire.scripted import hangs, scripted
 
-from commands.cli_host import CliHost, clean_environment
+from commands.cli_host import CliHost
+from commands.daemon_process import eventually, running
 from syncd import supervisor
 from syncd.daemon import STOP_WITHIN_S
 
-WITHIN_S = 30
 STOPS_WITHIN_S = 5
 INTERVAL = "100ms"
-
-
-class Daemon:
-    """A `syncd run` under test, its log in a file.
-
-    stop_within_s: its bound on a round that does not stop, in place of the usual one.
-    """
-
-    def __init__(self, host: CliHost, stop_within_s: int = STOP_WITHIN_S) -> None:
-        self.log = host.folder / "daemon.log"
-        program = (
-            "import sys, syncd.cli, syncd.daemon;"
-            f"syncd.daemon.STOP_WITHIN_S = {stop_within_s};"
-            "syncd.cli.main(sys.argv[1:])"
-        )
-        with self.log.open("ab") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", program, "--config", str(host.config), "run"],
-                env=clean_environment(host.env),
-                cwd=host.folder,
-                stdout=stream,
-                stderr=stream,
-            )
-
-    def says(self, text: str) -> bool:
-        return text in self.log.read_text()
-
-    def stop(self) -> None:
-        """Kill it if it still runs."""
-        self.process.kill()
-        self.process.wait(WITHIN_S)
-
-
-def eventually(condition: Callable[[], bool], running: Daemon) -> None:
-    """Wait until a condition holds; fail with the daemon's log if it does not in time."""
-    deadline = time.monotonic() + WITHIN_S
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail(running.log.read_text())
-
-
-@contextlib.contextmanager
-def running(host: CliHost, **options: int) -> Iterator[Daemon]:
-    """Run a daemon; the options are those of `Daemon`."""
-    made = Daemon(host, **options)
-    try:
-        eventually(lambda: made.says("syncing") or made.process.poll() is not None, made)
-        yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from syncd import bundle, wire
 from syncd.config import Peer
 from syncd.exchange import client_of
 from syncd.nudges import Nudges
+from syncd.troubles import Troubles
 from syncd.vector import Vector
 from syncd.watch import Nudger, Watch
 from wire.sites import Clock, Site, served, signed_headers
@@ -149,7 +150,8 @@ def test_a_commit_by_any_program_is_noticed_and_told(pair: tuple[Site, Site]) ->
         peer = Peer(name="b", url=server.url)
         a.replica.config = a.replica.config.model_copy(update={"peers": (peer,)})
         nudger = Nudger(a.replica, client_of(a.replica, peer))
-        watch = Watch(a.replica, {"b": lambda: woken.append("b")}, {"b": nudger})
+        wake = {"b": lambda: woken.append("b")}
+        watch = Watch(a.replica, wake, {"b": nudger}, Troubles())
         threads = [
             threading.Thread(target=run, args=(stopping,)) for run in (watch.run, nudger.run)
         ]
