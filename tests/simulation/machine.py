@@ -203,6 +203,11 @@ class Machine:
         pair = [self.path, sidecar_of(self.path)]
         return [file for one in pair for file in (one, one.with_name(one.name + "-wal"))]
 
+    def contents(self) -> dict[Path, bytes]:
+        """Return what is in its files; SQLite makes an empty -wal for who only reads."""
+        found = {file: file.read_bytes() for file in self.files() if file.exists()}
+        return {file: content for file, content in found.items() if content}
+
     def copy(self) -> Copy:
         """Return a copy as one who makes a backup would have it."""
         self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

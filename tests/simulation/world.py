@@ -249,7 +249,7 @@ class World:
         if not self.network.mail:
             return None
         machine = self._machine(step.host)
-        before = [file.read_bytes() for file in machine.files() if file.exists()]
+        before = machine.contents()
         outcome = None
         with machine.replica.rehearsal() as twin:
             try:
@@ -258,8 +258,7 @@ class World:
                 )
             except BundleGap as error:
                 outcome = error.code
-        after = [file.read_bytes() for file in machine.files() if file.exists()]
-        hold(before == after, "rehearsal", f"{machine.node} is not what it was")
+        hold(before == machine.contents(), "rehearsal", f"{machine.node} is not what it was")
         return outcome
 
     def _upgrade(self, step: steps.Upgrade) -> None:
