@@ -19,7 +19,7 @@ import msgspec
 from syncd import signing, wire
 from syncd.bundle import Header, Progress, Snapshot
 from syncd.config import Config, Peer
-from syncd.errors import ConfigError, PeerMisbehaved, SyncError
+from syncd.errors import BundleGap, ConfigError, PeerMisbehaved, SyncError
 from syncd.merge import Counts
 from syncd.peer import TRANSFER_WITHIN_S, PeerClient
 from syncd.replica import Replica
@@ -89,7 +89,7 @@ def sync_now(replica: Replica, peer: str | None = None, *, dry: bool = False) ->
     dry: only find out what each would bring, on a copy, and send nothing.
     Raises `ConfigError` for a name that is not configured; a round's own failure is an outcome.
     """
-    replica.origin()  # raises if there is nothing to sync yet
+    replica.news()  # raises if there is nothing to sync yet
     outcomes = []
     for one in configured(replica.config, peer):
         client = client_of(replica, one)
@@ -208,20 +208,25 @@ def _pull(
     reached: tuple[bytes | None, Snapshot | None, int]
     reached = (server, None, replica.cursor(server) if server else 0)
     while True:
-        asked_ms = replica.wall_ms()
+        asked_ms, asking = replica.wall_ms(), replica.origin()
         header, frame = client.pull(
             wire.PullRequest(
                 replica.config.node,
                 dict(replica.vector()),
                 server or b"",
                 replica.cursor(server) if server else 0,
-                replica.origin(),
+                asking,
                 replica.progress(server) if server else None,
                 wait_ms,
             )
         )
         offset_ms = header.created_ms - (asked_ms + replica.wall_ms()) // 2
-        counts += replica.merge(header, frame)
+        try:
+            counts += replica.merge(header, frame)
+        except BundleGap:
+            if replica.origin() == asking:
+                raise
+            continue  # The answer has shown that this file was restored: it has less than it said.
         if frame.claim is not None:
             return header, offset_ms, counts
         before, reached = reached, (header.origin, frame.snapshot, frame.position)

@@ -85,6 +85,11 @@ class Identity:
             return "it is older than what its sidecar remembers, as a restored backup is"
         return None
 
+    def sent(self, connection: Connection) -> int | None:
+        """Return the highest own seq that this file has sent; None if its sidecar cannot tell."""
+        memory = self._memory()
+        return memory.sent if memory and self.doubt(connection) is None else None
+
     def renew(self, connection: Connection, reason: str, now_ms: int) -> None:
         """Take a new origin. The transaction must be a write, and nothing folded in it yet."""
         origin = self._new_origin()

@@ -26,6 +26,7 @@ from syncd import (
     held,
     merge,
     peers,
+    rebirth,
     restamp,
     schema,
     shadow,
@@ -512,7 +513,11 @@ class Replica:
             seen = (claimed or Vector())[_origin(connection)]
             reason = self._identity.doubt(connection, seen)
             if reason is not None:
+                former = connection.value("SELECT origin FROM syncd_replica")
+                sent = self._identity.sent(connection)
                 self._identity.renew(connection, reason, self.wall_ms())
+                if sent is not None:
+                    rebirth.take_along(connection, former, sent)
         self._identity.settle()
         return True
 

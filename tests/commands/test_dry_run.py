@@ -114,3 +114,15 @@ def test_a_dry_run_keeps_no_writer_waiting(pair: tuple[CliHost, CliHost]) -> Non
     with b.writing():
         told = b.json("import", bundle, "--dry-run")
     assert told["tables"]["place"] == EXPECTED["place"]
+
+
+def test_a_dry_round_of_a_renamed_host_leaves_its_identity_alone(
+    pair: tuple[CliHost, CliHost],
+) -> None:
+    """The new origin that the name calls for is taken by the copy and not by the host."""
+    a, b = pair
+    with a.serving() as peer:
+        b.write_config(peers=[{"name": "a", "url": peer.url}], node="renamed")
+        before = b.dump()
+        assert b.process("sync", "--dry-run").returncode == 0
+        assert b.dump() == before

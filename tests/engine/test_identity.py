@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from syncd.config import Config
+from syncd.errors import BundleGap
 from syncd.identity import sidecar_of
 from syncd.replica import Replica
 
@@ -82,6 +83,13 @@ def restore(backup: Path, path: Path) -> None:
     shutil.copyfile(backup, path)
 
 
+def put_back(backup: Path, folder: Path) -> None:
+    """Restore a whole folder in place, sidecar and all: the inodes stay."""
+    for file in folder.iterdir():
+        of_then = backup / file.name
+        file.write_bytes(of_then.read_bytes() if of_then.exists() else b"")
+
+
 def test_a_restored_backup_skips_no_change(tmp_path: Path) -> None:
     """Hazard 1: A is restored and gives seqs out again; B, which has the old ones, skips none."""
     path, backup = tmp_path / "a.db", tmp_path / "backup.db"
@@ -137,10 +145,7 @@ def test_a_restore_with_its_sidecar_is_noticed_by_what_peers_have(tmp_path: Path
     a = open_replica(path, "a")
     pull(b, a)
     a.close()
-    for file in folder.iterdir():  # in place: the inodes stay
-        file.write_bytes(
-            (backup / file.name).read_bytes() if (backup / file.name).exists() else b""
-        )
+    put_back(backup, folder)
 
     a = open_replica(path, "a")
     add(path, "new")
@@ -148,6 +153,34 @@ def test_a_restore_with_its_sidecar_is_noticed_by_what_peers_have(tmp_path: Path
     pull(a, b)
 
     assert names(path) == names(tmp_path / "b.db") == {"lost-1", "lost-2", "new"}
+
+
+def test_what_a_restored_folder_folded_before_it_met_a_peer_is_not_lost(tmp_path: Path) -> None:
+    """Its seqs are those of lost changes; they reach the peer all the same, and those come back."""
+    folder, backup = tmp_path / "data", tmp_path / "backup"
+    folder.mkdir()
+    path = folder / "a.db"
+    a, b = create(path, "a"), create(tmp_path / "b.db", "b")
+    add(path, "sent")
+    pull(b, a)
+    a.close()
+    shutil.copytree(folder, backup)
+    add(path, "lost-1", "lost-2")
+    a = open_replica(path, "a")
+    pull(b, a)
+    a.close()
+    put_back(backup, folder)
+
+    a = open_replica(path, "a")
+    add(path, "new")
+    a.fold()
+    with pytest.raises(BundleGap):
+        pull(a, b)
+    pull(a, b)
+    pull(b, a)
+
+    assert names(path) == names(tmp_path / "b.db") == {"sent", "lost-1", "lost-2", "new"}
+    assert a.vector() == b.vector()
 
 
 @pytest.mark.parametrize("with_sidecar", [False, True])

@@ -1,0 +1,49 @@
+"""Rebirth: taking changes that nobody was sent along to a new origin.
+
+A file that was restored together with its sidecar goes on under its origin until a peer proves that
+its seqs are given out already. What was folded by then has the seqs of other changes. It keeps its
+stamps and gets the new origin, so that peers take it; the vector goes back below it, so that this
+host gets the changes of its former self. Nothing here writes a user's table.
+"""
+
+from __future__ import annotations
+
+from syncd.database import Connection
+from syncd.schema import Table, remembered
+
+
+def take_along(connection: Connection, former: int, sent: int) -> None:
+    """Give the changes of a former origin above the seq that was sent this replica's present one.
+
+    former: an ordinal.
+    """
+    for table in remembered(connection).values():
+        _move(connection, table.changes, former, sent)
+        if table.is_generated:
+            _rename(connection, table, former, sent)
+    _move(connection, "syncd_held", former, sent)
+    # Not below the horizon: whoever lacks that gets everything from us, and claims no less.
+    connection.run(
+        "UPDATE syncd_origin SET seq = min(seq, max(?2, coalesce("
+        "(SELECT h.seq FROM syncd_horizon AS h WHERE h.origin = ordinal), 0))) WHERE ordinal = ?1",
+        (former, sent),
+    )
+
+
+def _move(connection: Connection, target: str, former: int, sent: int) -> None:
+    connection.run(
+        f"UPDATE {target} SET origin = (SELECT origin FROM syncd_replica)"
+        " WHERE origin = ? AND seq > ?",
+        (former, sent),
+    )
+
+
+def _rename(connection: Connection, table: Table, former: int, sent: int) -> None:
+    """Name generated rows after their birth under the new origin."""
+    for target in (table.changes, table.shadow, table.numbers):
+        connection.run(
+            f"UPDATE {target} SET k0 = (SELECT o.id FROM syncd_replica AS r"
+            " JOIN syncd_origin AS o ON o.ordinal = r.origin)"
+            " WHERE k0 = (SELECT id FROM syncd_origin WHERE ordinal = ?) AND k1 > ?",
+            (former, sent),
+        )
