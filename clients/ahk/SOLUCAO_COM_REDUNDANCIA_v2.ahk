@@ -190,11 +190,11 @@ class LicenseAPI {
         return answer
     }
 
-    ; Only this bounds the whole exchange; the four timeouts bound its steps. A wait that ends early,
-    ; as it may on a busy PC, is taken up again.
+    ; Only this bounds the whole exchange; the four timeouts bound its steps. On a busy
+    ; PC a wait may end early, or miss the answer that it waits for; so it is a short one, taken up again.
     static IsAnswered(http, deadline) {
         while (left := deadline - A_TickCount) > 0
-            if http.WaitForResponse(Ceil(left / 1000))
+            if http.WaitForResponse(1)
                 return true
         return false
     }

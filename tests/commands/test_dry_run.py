@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ def pair(tmp_path: Path) -> tuple[CliHost, CliHost]:
     take(b, a, "first")
     a.sql("INSERT INTO place VALUES ('here', 1)")
     b.sql("UPDATE note SET body = 2")
+    time.sleep(0.02)  # two programs may be quicker than a millisecond
     a.sql("UPDATE note SET body = 3 WHERE name = 'x'")
     a.sql("DELETE FROM note WHERE name = 'gone'")
     a.sql("ALTER TABLE note ADD COLUMN colour")
