@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.hosts import Host
+from engine.hosts import pull as pull_from
 from syncd.config import Config
 from syncd.errors import BundleGap
 from syncd.identity import sidecar_of
@@ -181,6 +183,36 @@ def test_what_a_restored_folder_folded_before_it_met_a_peer_is_not_lost(tmp_path
 
     assert names(path) == names(tmp_path / "b.db") == {"sent", "lost-1", "lost-2", "new"}
     assert a.vector() == b.vector()
+
+
+def test_a_restored_folder_and_its_former_self_fuse_no_generated_rows(tmp_path: Path) -> None:
+    """Two events that were born under one seq, before and after the restore, stay two."""
+    folder, backup = tmp_path / "data", tmp_path / "backup"
+    folder.mkdir()
+    ddl = "CREATE TABLE events (id INTEGER PRIMARY KEY, what TEXT)"
+    a = Host(folder, "a", ddl=ddl, tables={"events": "generated"})
+    b = Host(tmp_path, "b", ddl=ddl, tables={"events": "generated"})
+    pull_from(b, a)
+    a.close()
+    shutil.copytree(folder, backup)
+    a.writer = a.connect()
+    a.write("INSERT INTO events (what) VALUES ('lost-1')")
+    a.write("INSERT INTO events (what) VALUES ('lost-2')")
+    pull_from(b, a)
+    a.close()
+    put_back(backup, folder)
+    a.writer = a.connect()
+    a.write("INSERT INTO events (what) VALUES ('new')")
+    a.replica.fold()
+    with pytest.raises(BundleGap):
+        pull_from(a, b)
+    pull_from(a, b)
+    pull_from(b, a)
+
+    for host in (a, b):
+        events = {what for (what,) in host.rows("SELECT what FROM events")}
+        assert events == {"lost-1", "lost-2", "new"}
+        host.close()
 
 
 @pytest.mark.parametrize("with_sidecar", [False, True])
