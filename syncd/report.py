@@ -77,6 +77,7 @@ def status_text(data: dict[str, Any]) -> str:
             f"node {data['node']}, origin {data['origin']}\n"
             f"journal {data['journal']}, held {data['held']}, conflicts {data['conflicts']}"
             + _forgotten(data["forgotten_ms"]),
+            _renewal(data["renewed_ms"], data["renewed_why"]),
             _own_clock(data["clock_ahead_ms"]),
             table(tables),
             *(f"{name}: migrated; run syncd init" for name in data["adrift"]),
@@ -243,6 +244,10 @@ def timed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {**{k: v for k, v in row.items() if k != "time_ms"}, "time": _time(row["time_ms"])}
         for row in rows
     ]
+
+
+def _renewal(at_ms: int | None, why: str | None) -> str:
+    return "" if at_ms is None else f"new origin since {_time(at_ms)}: {why}"
 
 
 def _own_clock(ahead_ms: int) -> str:

@@ -209,3 +209,14 @@ def test_a_round_of_a_restored_folder_loses_neither_old_nor_new_writes(
     assert synced.returncode == 0, synced.stdout
     assert a.notes() == b.notes()
     assert set(a.notes()) == {"x", "y", "lost-1", "lost-2", "new"}
+
+
+def test_status_says_that_the_file_took_a_new_origin(tmp_path: Path) -> None:
+    """And why: here, because the host was renamed."""
+    host = CliHost(tmp_path, node="a").ready()
+    assert "new origin" not in host.run("status").stdout
+    host.tree["node"] = "b"
+    host.write_config()
+    assert host.run("export", tmp_path / "bundle").exit_code == 0
+    assert "new origin since" in host.run("status").stdout
+    assert "the host was called a and is called b now" in host.run("status").stdout
