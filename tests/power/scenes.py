@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from engine.hosts import Clock, Host, Key, pull, settle, small_frames
+from engine.hosts import DAY_MS, Clock, Host, Key, pull, settle, small_frames
 from wire.sites import OLD, keyring
 
 from power.kills import Folder
-from syncd import bundlefile
+from syncd import bundlefile, compaction, comparison
 from syncd.identity import sidecar_of
 from syncd.vector import Vector
 
@@ -41,7 +41,13 @@ SHOWN = (
     "SELECT name, serial, owner, size FROM thing ORDER BY 1",
     "SELECT line FROM log ORDER BY 1",
 )
-FRAME_ENTRIES = 8
+AFTERWARDS = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30)"
+    " INSERT INTO owner SELECT 'after ' || i, 'after ' || i FROM n"
+)
+SERVED = "SELECT count(*) FROM owner WHERE name LIKE 'served %'"
+FRAME_ENTRIES = 10
+SLICE_ROWS = 2
 
 
 class Reopened(Host):
@@ -78,22 +84,40 @@ class Scene:
     def do(self) -> None:
         """Do the work, as the process that may be killed does; its tokens are always the same."""
         dice = random.Random(1)
-        with small_frames(FRAME_ENTRIES), mock.patch.object(secrets, "token_bytes", dice.randbytes):
+        with (
+            small_frames(FRAME_ENTRIES),
+            mock.patch.object(secrets, "token_bytes", dice.randbytes),
+            mock.patch.object(compaction, "SLICE_ROWS", SLICE_ROWS),
+        ):
             self.work(self)
 
+    def assert_sent_is_kept(self) -> None:
+        """Check that a still has what it served, if b has it, and may go on under its origin."""
+        with contextlib.closing(sqlite3.connect(self.folder.path / "b.db")) as connection:
+            (sent,) = connection.execute(SERVED).fetchone()
+        with self.host("a") as a:
+            if sent:
+                a.replica.origin()
+                assert a.replica.status().renewed_why is None
+                assert a.rows(SERVED) == [(sent,)]
+
     def recover(self) -> dict[str, Any]:
-        """Do it again, let both hosts write and meet; return what stands on both."""
+        """Write, do it again, let both hosts meet; return what stands on both.
+
+        The app is quicker than syncd, and writes more than may have been lost: nobody shall tell by
+        a count that something was.
+        """
+        with self.host("a") as a:
+            a.write("INSERT INTO owner VALUES ('written after', 'w')")
+            a.write(AFTERWARDS)
         self.work(self)
         with self.host("a") as a, self.host("b") as b:
             _assert_sound(a)
-            a.write("INSERT INTO owner VALUES ('written after', 'w')")
-            # More than may have been lost: nobody shall tell by a count that something was.
-            for number in range(30):
-                a.write("INSERT INTO owner VALUES (?1, ?1)", f"after {number}")
             b.write("INSERT INTO thing (name, owner) VALUES ('also after', 'written after')")
             settle(a, b)
             _assert_sound(a)
             assert _shown(a) == _shown(b)
+            _assert_verified(a, b)
             assert not a.replica.status().journal
             if self.bundle.exists():
                 with bundlefile.opened(self.bundle, RING) as reader:
@@ -116,6 +140,16 @@ def _assert_sound(host: Host) -> None:
         name for (name,) in host.rows("SELECT tbl_name FROM sqlite_schema WHERE type = 'trigger'")
     }
     assert triggers == set(TABLES)
+
+
+def _assert_verified(a: Host, b: Host) -> None:
+    """Check what `syncd verify` does, on both hosts."""
+    for host in (a, b):
+        assert comparison.findings(host.replica) == []
+    asked = comparison.questions(a.replica)
+    found, other = (comparison.answer(host.replica, asked) for host in (a, b))
+    assert found.vector == other.vector
+    assert found.answers == other.answers
 
 
 def scene(folder: Path, name: str) -> Scene:
@@ -175,13 +209,28 @@ def _apart_with_file(a: Host, b: Host) -> None:
         bundlefile.write(a.path.with_name("file.bundle"), RING, *b.replica.frames_since(Vector()))
 
 
+def _long_apart(a: Host, b: Host) -> None:
+    """Each has deletions that the other lacks, past the retention."""
+    _apart(a, b)
+    for host in (a, b):
+        host.write("DELETE FROM thing WHERE name IN ('both', ?)", f"{host.node} 1")
+        host.replica.fold()
+    a.clock.ms += 100 * DAY_MS
+
+
+def _behind_the_horizon(a: Host, b: Host) -> None:
+    """And what b has deleted, it has forgotten; a was there before, and has written since."""
+    _long_apart(a, b)
+    assert b.replica.compact().deaths
+
+
 def _in_doubt_of_time(a: Host, b: Host) -> None:
     """The clock of a was a day ahead when it wrote, and is right again."""
     _apart(a, b)
-    a.clock.ms += 86_400_000
+    a.clock.ms += DAY_MS
     a.write("UPDATE thing SET size = 3 WHERE name = 'both'")
     a.replica.fold()
-    a.clock.ms -= 86_400_000
+    a.clock.ms -= DAY_MS
 
 
 RING = keyring(OLD, clock=Clock())
@@ -204,6 +253,8 @@ def _pull(this: Scene) -> None:
 
 def _serve(this: Scene) -> None:
     with this.host("a") as a, this.host("b") as b:
+        for number in range(3):
+            a.write("INSERT OR IGNORE INTO owner VALUES (?1, ?1)", f"served {number}")
         pull(b, a)
 
 
@@ -224,6 +275,12 @@ def _renew(this: Scene) -> None:
         a.replica.origin()
 
 
+def _compact(this: Scene) -> None:
+    with this.host("a") as a:
+        a.replica.compact()
+        assert a.replica.status().forgotten_ms
+
+
 def _repair_clock(this: Scene) -> None:
     with this.host("a") as a:
         a.replica.repair_clock()
@@ -237,5 +294,7 @@ SCENES: dict[str, tuple[Callable[[Host, Host], None], Callable[[Scene], object]]
     "export": (_apart, _export),
     "import": (_apart_with_file, _import),
     "new origin": (_apart_and_copied, _renew),
+    "compaction": (_long_apart, _compact),
+    "snapshot": (_behind_the_horizon, _pull),
     "clock repair": (_in_doubt_of_time, _repair_clock),
 }

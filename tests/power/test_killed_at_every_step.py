@@ -40,12 +40,14 @@ def always_comes_right(this: Scene, expected: object, disk: Disk | None = None) 
         state = this.folder.state()
         if state not in seen:
             seen.add(state)
+            this.assert_sent_is_kept()
             assert this.recover() == expected, f"killed before step {step}"
         this.folder.restore()
     assert step >= STEPS_MIN
 
 
-@pytest.mark.parametrize("name", SCENES)
+# A host that serves has nothing to lose but what a power cut takes: that is the harder test below.
+@pytest.mark.parametrize("name", [name for name in SCENES if name != "serve"])
 def test_whatever_step_it_dies_at_all_comes_right(folder: Path, name: str) -> None:
     """Started again, it ends with the same rows, losses and held changes, on both hosts."""
     this = scene(folder, name)
