@@ -219,7 +219,9 @@ def _long_apart(a: Host, b: Host) -> None:
 
 
 def _behind_the_horizon(a: Host, b: Host) -> None:
-    """And what b has deleted, it has forgotten; a was there before, and has written since."""
+    """And what b has deleted, it has forgotten; what it has takes several frames."""
+    for number in range(FRAME_ENTRIES):
+        b.write("INSERT INTO owner VALUES (?1, ?1)", f"more {number}")
     _long_apart(a, b)
     assert b.replica.compact().deaths
 
