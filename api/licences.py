@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 from dateutil.relativedelta import relativedelta
@@ -60,7 +60,7 @@ class Licence:
     def of_row(cls, row: Mapping[str, Any]) -> Licence:
         """Read a row of `devices` with `is_blocked` (devices.FOUND).
 
-        Raises ValueError where a date is not ISO 8601.
+        Raises ValueError where a date cannot be read.
         """
         return cls(
             device_id=row["device_id"],
@@ -93,7 +93,12 @@ def end_date(license_type: str, start: date) -> date | None:
 
 
 def day(text: str) -> date:
-    """Return the day of `YYYY-MM-DD`, with or without a time after it; raises ValueError."""
+    """Return the day of `YYYY-MM-DD` or, as older files have it, of `DD/MM/YYYY`.
+
+    A time may follow. Raises ValueError for anything else.
+    """
+    if "/" in text:
+        return datetime.strptime(text[:10], "%d/%m/%Y").replace(tzinfo=UTC).date()
     return date.fromisoformat(text[:10])
 
 

@@ -113,6 +113,10 @@ class UnsureError(Exception):
     """A no that this host cannot vouch for, since it may be behind its peers."""
 
 
+class UnreadableError(Exception):
+    """A licence whose dates nobody can read; neither a yes nor a no."""
+
+
 @blueprint.errorhandler(DeniedError)
 def denied(error: DeniedError) -> ResponseReturnValue:
     """Deny for good."""
@@ -125,6 +129,13 @@ def unsure(_: UnsureError) -> ResponseReturnValue:
     """Send the client to the next server."""
     log.debug("not certain yet, no answer")
     return {"error": "This host is still catching up with its peers."}, 503
+
+
+@blueprint.errorhandler(UnreadableError)
+def unreadable(error: UnreadableError) -> ResponseReturnValue:
+    """Send the client on rather than lock a customer out by a typing mistake."""
+    log.error("%s", error)
+    return {"error": "This licence cannot be read; see the log."}, 503
 
 
 def check_request(question: Question, settings: Settings, now: datetime) -> None:
@@ -145,7 +156,10 @@ def rule(store: Store, device_id: str, today: date) -> Ruling:
     row = store.row(FOUND, device_id)
     if row is None:
         return Ruling(UNKNOWN, None)
-    licence = Licence.of_row(dict(row))
+    try:
+        licence = Licence.of_row(dict(row))
+    except ValueError as error:
+        raise UnreadableError(f"device {device_id}: {error}") from error
     return Ruling(BARRED if row["is_barred"] else licence.verdict(today), licence)
 
 

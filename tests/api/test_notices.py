@@ -92,7 +92,7 @@ def test_a_missing_end_counts_as_computed(site: Site, mailbox: Mailbox) -> None:
 
 def test_a_date_that_cannot_be_read_costs_only_its_own_notice(site: Site, mailbox: Mailbox) -> None:
     """One imported row with a wrong date does not keep the other customers from being told."""
-    site.add_device("a-wrong-date", start_date="10/01/2026", end_date=None, email="a@example.com")
+    site.add_device("a-wrong-date", start_date="janeiro", end_date=None, email="a@example.com")
     site.add_device("b-good-date", end_date=ENDS, email="b@example.com")
     _at(site, 3)
     assert _run(site) == 1

@@ -211,6 +211,20 @@ def test_features_are_the_split_list_or_core(site: Site, csv: object, features: 
     assert body["license_token"]["payload"]["features"] == features
 
 
+def test_a_date_of_an_older_file_is_read(site: Site) -> None:
+    """The vendor's server wrote dates in two forms, and compared them as text."""
+    site.add_device(end_date="10/01/2027")
+    assert site.verify().get_json()["config"]["license_expires_at"] == "2027-01-10"
+
+
+def test_a_date_that_cannot_be_read_is_no_denial(site: Site) -> None:
+    """The client goes on to the next server, or to its saved token."""
+    site.add_device(end_date="10 de janeiro")
+    answer = site.verify()
+    assert answer.status_code == 503
+    assert b'"allow":' not in answer.data
+
+
 def test_the_token_signs_its_raw_payload(site: Site) -> None:
     """The signature covers the UTF-8 bytes of the raw text, and the raw text is the payload."""
     site.add_device("caixa-de-são-joão", features="emissão")
