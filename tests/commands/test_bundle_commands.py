@@ -22,7 +22,7 @@ from syncd import bundle
 ROWS_OF_TWO_FRAMES = 12_000
 
 _sharing = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

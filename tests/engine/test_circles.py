@@ -101,7 +101,7 @@ _steps = st.one_of(
 )
 
 
-@settings(max_examples=40, derandomize=True, database=None, deadline=None)
+@settings(max_examples=25, derandomize=True, database=None, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), _steps), max_size=20))
 def test_hosts_agree_about_circles(steps: list[tuple[int, int, tuple[str, ...]]]) -> None:
     """Whatever was written where, and whoever heard of it first."""

@@ -200,7 +200,7 @@ class TestGenerated:
         seen = sorted(b.rows("SELECT what FROM events"))
         assert seen == [("boot",), ("login on c",), ("login on e",)]
 
-    @settings(max_examples=60, derandomize=True, database=None, deadline=None)
+    @settings(max_examples=30, derandomize=True, database=None, deadline=None)
     @given(
         st.lists(
             st.tuples(

@@ -46,15 +46,18 @@ def always_comes_right(this: Scene, expected: object, disk: Disk | None = None) 
     assert step >= STEPS_MIN
 
 
-# A host that serves has nothing to lose but what a power cut takes: that is the harder test below.
-@pytest.mark.parametrize("name", [name for name in SCENES if name != "serve"])
+POWER = ("pull", "serve", "new origin")
+"""Where a power cut takes more than a kill does, so that it is the harder test."""
+
+
+@pytest.mark.parametrize("name", [name for name in SCENES if name not in POWER])
 def test_whatever_step_it_dies_at_all_comes_right(folder: Path, name: str) -> None:
     """Started again, it ends with the same rows, losses and held changes, on both hosts."""
     this = scene(folder, name)
     always_comes_right(this, undisturbed(this))
 
 
-@pytest.mark.parametrize("name", ["pull", "serve", "new origin"])
+@pytest.mark.parametrize("name", POWER)
 def test_whatever_the_disk_had_not_yet_is_pulled_again(folder: Path, name: str) -> None:
     """A power cut undoes commits, but none that a peer relies on and would skip the next of."""
     this = scene(folder, name)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,13 @@ SEEDS = [seed for seed in range(30) if seed not in OPEN]
 def played(seed: int) -> Outcome:
     """Run a seed, once."""
     return run.play(of_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def _logs_come_back() -> Iterator[None]:
+    """The command silences all logs of its process, which here is that of other tests too."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
