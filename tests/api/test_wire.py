@@ -65,7 +65,7 @@ def test_an_oversized_body_is_refused(site: Site) -> None:
 def test_an_unexpected_fault_tells_nothing(make_site: MakeSite) -> None:
     """A fault answers as JSON, without its details and without a word that denies."""
     site = make_site()
-    site.add_device(end_date="amanhã")
+    site.add_device(features=b"no text")
     response = site.verify()
     assert response.status_code == 500
     assert response.data == b'{"error":"Internal error"}\n'

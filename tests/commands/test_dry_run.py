@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from pathlib import Path
 
 import pytest
 
 from commands.cli_host import CliHost, refused
+from syncd.identity import sidecar_of
 
 TWO_TABLES = {"note": {"key": ["name"]}, "place": {}}
 
@@ -40,10 +43,16 @@ def take(receiver: CliHost, sender: CliHost, name: str) -> None:
     assert receiver.run("import", bundle).exit_code == 0
 
 
-def files(host: CliHost) -> dict[str, bytes]:
-    """Return what is on the host's disk; SQLite makes -shm and an empty -wal for who reads."""
-    contents = {file.name: file.read_bytes() for file in host.folder.iterdir()}
-    return {name: data for name, data in contents.items() if data and not name.endswith("-shm")}
+def files(host: CliHost) -> dict[str, list[str]]:
+    """Return what is in the host's database and in its sidecar.
+
+    Not their bytes: SQLite copies its log back whenever the last connection of a process closes.
+    """
+    found = {}
+    for file in (host.database, sidecar_of(host.database)):
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            found[file.name] = list(connection.iterdump())
+    return found
 
 
 EXPECTED = {

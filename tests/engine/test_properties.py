@@ -36,7 +36,7 @@ from engine.simulation import (
 EXAMPLES = int(os.environ.get("SYNCD_HYPOTHESIS_EXAMPLES", "0"))
 # The default run replays; a longer campaign looks elsewhere each time.
 thorough = settings(
-    max_examples=EXAMPLES or 40,
+    max_examples=EXAMPLES or 30,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
