@@ -98,7 +98,8 @@ def rotate(file: Path, root_file: Path, as_json: bool) -> None:
     show(result, text, as_json)
 
 
-@keys.command()
+# An id is base64url, so one in 64 begins with a dash.
+@keys.command(context_settings={"ignore_unknown_options": True})
 @click.argument("kids", metavar="KID...", nargs=-1, required=True)
 @root_option
 @click.option(
