@@ -184,7 +184,7 @@ def compress(frame: Frame) -> bytes:
             f"a change of {len(raw)} bytes in {tables} is over the bound of {FRAME_BYTES_MAX}",
             hint="Keep files of that size outside the database, or exclude the table.",
         )
-    return zstandard.ZstdCompressor(level=3).compress(raw)
+    return zstandard.ZstdCompressor(level=1).compress(raw)
 
 
 def decompress(packed: bytes) -> Frame:

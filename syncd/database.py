@@ -37,6 +37,8 @@ WAL_CHECKPOINT_PAGES = 8_000
 
 
 _ROWS_AT_ONCE = 64
+_PACKED_BYTES_MIN = 1024 * 1024
+"""The least bound on a packed array; SQLite puts the same bound on all else it reads."""
 _encode = msgspec.msgpack.Encoder(enc_hook=bytes).encode
 
 
@@ -48,19 +50,22 @@ class NoRoom(Exception):
     """Queries would have brought more into memory than they may."""
 
 
+class NotPackable(Exception):
+    """Values are among a query's that JSON cannot hold, or not exactly."""
+
+
 class Room:
     """What a series of queries may bring into memory. rows: how many they have brought."""
 
     def __init__(self, bytes_max: float = math.inf) -> None:
-        self._bytes_left = bytes_max
+        self.bytes_left = bytes_max
         self.rows = 0
 
-    def take(self, rows: list[tuple[Any, ...]]) -> None:
-        """Count rows in, or raise `NoRoom`."""
-        self.rows += len(rows)
-        # Encoding them is the quickest way to learn their size.
-        self._bytes_left -= len(_encode(rows))
-        if self._bytes_left < 0:
+    def take(self, rows: int, size: int) -> None:
+        """Count rows of so many bytes in, or raise `NoRoom`."""
+        self.rows += rows
+        self.bytes_left -= size
+        if self.bytes_left < 0:
             raise NoRoom
 
 
@@ -104,8 +109,36 @@ class Connection:
         found: list[tuple[Any, ...]] = []
         with contextlib.closing(self.raw.execute(sql, values)) as cursor:
             while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-                room.take(rows)
+                # Encoding them is the quickest way to learn their size.
+                room.take(len(rows), len(_encode(rows)))
                 found += rows
+        return found
+
+    def packed(
+        self, expressions: Sequence[str], source: str, values: Sequence[Any], room: Room
+    ) -> tuple[str, ...]:
+        """Return what expressions are in each row of a query, each as one JSON array.
+
+        source: the query from its FROM on. Raises `NotPackable` for BLOBs and for TEXT that is not
+        UTF-8, and `NoRoom` before an array outgrows the room; whether a REAL has kept all its
+        digits is the caller's to ask.
+        """
+        arrays = ", ".join(f"json_group_array({expression})" for expression in expressions)
+        usual = self.raw.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+        bound = max(_PACKED_BYTES_MIN, min(room.bytes_left, usual))
+        self.raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, int(bound))
+        try:
+            found: tuple[str, ...] = self.raw.execute(
+                f"SELECT {arrays} {source}", values
+            ).fetchone()
+        except sqlite3.DataError as error:
+            raise NoRoom from error
+        except sqlite3.OperationalError as error:
+            if "decode to UTF-8" in str(error) or "JSON cannot hold" in str(error):
+                raise NotPackable from error
+            raise
+        finally:
+            self.raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, usual)
         return found
 
     def user_stream(self, sql: str) -> Iterator[tuple[Any, ...]]:

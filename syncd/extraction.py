@@ -14,6 +14,7 @@ import msgspec
 
 from syncd import bundle, changelog, held
 from syncd.bundle import Frame, Section, Snapshot
+from syncd.columnar import columns_of
 from syncd.database import Connection, NoRoom, Room
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables, require_readable
 from syncd.vector import Vector
@@ -118,7 +119,8 @@ class _News:
                 return cut, list(self._sections(cut, room))
             except NoRoom:
                 self._connection.run("DROP TABLE IF EXISTS temp.syncd_frame")
-                entries_max = max(1, min(entries_max, room.rows) * 7 // 8)
+                fitting = min(entries_max, room.rows) or entries_max // 4
+                entries_max = max(1, fitting * 7 // 8)
 
     def _sections(self, cut: int, room: Room) -> Iterator[Section]:
         for table in self._tables.values():
@@ -156,15 +158,17 @@ class _News:
     def _of_mask(
         self, table: Table, mask: int, columns: list[Column], room: Room
     ) -> Iterator[Section]:
-        for source, values in self._places(table, columns):
-            rows = self._connection.user_rows(
-                f"SELECT e.origin, e.seq, e.hlc, {', '.join([table.cells('e'), *values])}"
-                f" FROM temp.syncd_frame AS e {source} WHERE e.mask = ? ORDER BY e.position",
+        stamp_and_key = ["e.origin", "e.seq", "e.hlc", *(f"e.{cell}" for cell in table.key_cells)]
+        for place, values in self._places(table, columns):
+            found = columns_of(
+                self._connection,
+                [*stamp_and_key, *values],
+                f"FROM temp.syncd_frame AS e {place} WHERE e.mask = ?",
                 (mask,),
                 room,
             )
-            if rows:
-                yield _section(table, mask, columns, rows)
+            if found[0]:
+                yield _section(table, mask, columns, found)
 
     def _places(self, table: Table, columns: list[Column]) -> Iterator[tuple[str, list[str]]]:
         """Yield where values stand: in the user's table, or in the shadow while a row is hidden."""
@@ -197,10 +201,8 @@ class _News:
         return self.top if found is None else found
 
 
-def _section(
-    table: Table, mask: int, columns: list[Column], rows: Sequence[tuple[Any, ...]]
-) -> Section:
-    origins, seqs, hlcs, *values = zip(*rows, strict=True)
+def _section(table: Table, mask: int, columns: list[Column], found: list[list[Any]]) -> Section:
+    origins, seqs, hlcs, *values = found
     existence = bundle.ALIVE if mask & ALIVE_BIT else bundle.NO_EXISTENCE
     packed = [held.column_of(column) for column in values]
     return Section(
@@ -208,7 +210,7 @@ def _section(
         key=[column.name for column in table.key],
         columns=[column.name for column in columns],
         existence=bundle.DEAD if mask & DEAD_BIT else existence,
-        origins=list(origins),
+        origins=origins,
         seqs=bundle.deltas(seqs),
         hlcs=bundle.deltas(hlcs),
         keys=packed[: len(table.key)],

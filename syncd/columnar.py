@@ -1,0 +1,58 @@
+"""Columnar reading: a query's result as columns, which is how bundles carry it.
+
+SQLite packs each column as one JSON array, so that no row ever becomes an object of Python's. What
+JSON cannot hold exactly (a REAL, a BLOB, TEXT that is not UTF-8) is read row by row instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from syncd.database import Connection, NotPackable, Room
+
+_decode = msgspec.json.Decoder().decode
+
+
+def columns_of(
+    connection: Connection,
+    expressions: Sequence[str],
+    source: str,
+    values: Sequence[Any],
+    room: Room,
+) -> list[list[Any]]:
+    """Return what each expression is in each row of a query, TEXT that is not UTF-8 as `RawText`.
+
+    source: the query from its FROM on; what order its rows come in is not said, but it is the same
+    in all columns. Raises `NoRoom` if they are more than there is room for.
+    """
+    try:
+        return _unpacked(connection, expressions, source, values, room)
+    except NotPackable:
+        query = f"SELECT {', '.join(expressions)} {source}"
+        rows = connection.user_rows(query, values, room)
+        return list(map(list, zip(*rows, strict=True))) or [[] for _ in expressions]
+
+
+def _unpacked(
+    connection: Connection,
+    expressions: Sequence[str],
+    source: str,
+    values: Sequence[Any],
+    room: Room,
+) -> list[list[Any]]:
+    arrays = connection.packed(expressions, source, values, room)
+    try:
+        columns = list(map(_decode, arrays))
+    except msgspec.DecodeError as error:
+        raise NotPackable from error  # an infinity
+    # SQLite writes a REAL with 15 digits, and some need 17. In a UTF-16 file it puts U+FFFD where
+    # text is broken.
+    if any("\ufffd" in array for array in arrays) or any(
+        float in set(map(type, column)) for column in columns
+    ):
+        raise NotPackable
+    room.take(len(columns[0]), sum(map(len, arrays)))
+    return columns
