@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from syncd.database import Connection, NotPackable, Room
+from syncd.bundle import Column
+from syncd.database import Connection, NotPackable, RawText, Room
 
 _decode = msgspec.json.Decoder().decode
 
@@ -22,8 +23,8 @@ def columns_of(
     source: str,
     values: Sequence[Any],
     room: Room,
-) -> list[list[Any]]:
-    """Return what each expression is in each row of a query, TEXT that is not UTF-8 as `RawText`.
+) -> list[Column]:
+    """Return what each expression is in each row of a query.
 
     source: the query from its FROM on; what order its rows come in is not said, but it is the same
     in all columns. Raises `NoRoom` if they are more than there is room for.
@@ -33,7 +34,15 @@ def columns_of(
     except NotPackable:
         query = f"SELECT {', '.join(expressions)} {source}"
         rows = connection.user_rows(query, values, room)
-        return list(map(list, zip(*rows, strict=True))) or [[] for _ in expressions]
+        return list(map(column_of, zip(*rows, strict=True))) or [Column([]) for _ in expressions]
+
+
+def column_of(values: Sequence[Any]) -> Column:
+    """Pack values as a bundle's column."""
+    if RawText not in set(map(type, values)):
+        return Column(list(values))
+    raw = [row for row, value in enumerate(values) if isinstance(value, RawText)]
+    return Column([bytes(v) if isinstance(v, RawText) else v for v in values], raw)
 
 
 def _unpacked(
@@ -42,17 +51,18 @@ def _unpacked(
     source: str,
     values: Sequence[Any],
     room: Room,
-) -> list[list[Any]]:
+) -> list[Column]:
     arrays = connection.packed(expressions, source, values, room)
     try:
         columns = list(map(_decode, arrays))
     except msgspec.DecodeError as error:
         raise NotPackable from error  # an infinity
-    # SQLite writes a REAL with 15 digits, and some need 17. In a UTF-16 file it puts U+FFFD where
-    # text is broken.
-    if any("\ufffd" in array for array in arrays) or any(
-        float in set(map(type, column)) for column in columns
+    # SQLite writes a REAL with a point and 15 digits, and some need 17. In a UTF-16 file it puts
+    # U+FFFD where text is broken.
+    if any(
+        "\ufffd" in array or ("." in array and float in set(map(type, column)))
+        for array, column in zip(arrays, columns, strict=True)
     ):
         raise NotPackable
     room.take(len(columns[0]), sum(map(len, arrays)))
-    return columns
+    return list(map(Column, columns))

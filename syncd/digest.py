@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from syncd import held
+from syncd.columnar import column_of
 from syncd.database import Connection, RawText
 from syncd.schema import Column, Table
 from syncd.wire import Buckets, BucketsAnswer
@@ -67,7 +67,7 @@ def _listed(
     return BucketsAnswer(
         names,
         count,
-        keys=[held.column_of([row[n] for row in found]) for n in range(keys)],
+        keys=[column_of([row[n] for row in found]) for n in range(keys)],
         cells=[b"".join(_digest(value, CELL_BYTES) for value in row[keys:]) for row in found],
     )
 

@@ -167,7 +167,7 @@ class _News:
                 (mask,),
                 room,
             )
-            if found[0]:
+            if found[0].values:
                 yield _section(table, mask, columns, found)
 
     def _places(self, table: Table, columns: list[Column]) -> Iterator[tuple[str, list[str]]]:
@@ -201,10 +201,10 @@ class _News:
         return self.top if found is None else found
 
 
-def _section(table: Table, mask: int, columns: list[Column], found: list[list[Any]]) -> Section:
-    origins, seqs, hlcs, *values = found
+def _section(table: Table, mask: int, columns: list[Column], found: list[bundle.Column]) -> Section:
+    origins, seqs, hlcs = (column.values for column in found[:3])
+    packed = found[3:]
     existence = bundle.ALIVE if mask & ALIVE_BIT else bundle.NO_EXISTENCE
-    packed = [held.column_of(column) for column in values]
     return Section(
         table=table.name,
         key=[column.name for column in table.key],

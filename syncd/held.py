@@ -16,7 +16,8 @@ from typing import Any
 from syncd import bundle
 from syncd.bundle import Column, Section
 from syncd.clock import ms_of_hlc
-from syncd.database import Connection, RawText, Room, literal
+from syncd.columnar import column_of
+from syncd.database import Connection, Room, literal
 from syncd.schema import Table, widen
 
 UNKNOWN_TABLE = "unknown table"
@@ -160,14 +161,6 @@ def is_future_due(connection: Connection, hlc_max: int) -> bool:
             (FUTURE, hlc_max),
         )
     )
-
-
-def column_of(values: Sequence[Any]) -> Column:
-    """Pack values as a bundle's column."""
-    if RawText not in set(map(type, values)):
-        return Column(list(values))
-    raw = [row for row, value in enumerate(values) if isinstance(value, RawText)]
-    return Column([bytes(v) if isinstance(v, RawText) else v for v in values], raw)
 
 
 def _hold_register(

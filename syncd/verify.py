@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from syncd import bundle, comparison, exchange, held
+from syncd import bundle, comparison, exchange
+from syncd.columnar import column_of
 from syncd.config import Peer
 from syncd.database import RawText, literal_of
 from syncd.digest import CELL_BYTES, PLACE_BYTES, ROW_BYTES
@@ -112,9 +113,7 @@ def _verdict(replica: Replica, client: PeerClient) -> Verdict:
 def _repair(replica: Replica, client: PeerClient, differences: Sequence[Difference]) -> None:
     for name, of_table in itertools.groupby(differences, lambda one: one.table):
         for some in _batches(list(of_table), ROWS_AT_ONCE):
-            keys = [
-                held.column_of(column) for column in zip(*(d.values for d in some), strict=True)
-            ]
+            keys = [column_of(column) for column in zip(*(d.values for d in some), strict=True)]
             key = next(q.key for q in comparison.questions(replica) if q.table == name)
             _, frame = client.rows(RowsRequest(replica.config.node, name, key, keys))
             comparison.adopt(replica, frame)
