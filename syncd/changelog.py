@@ -118,10 +118,12 @@ def _fold_table(connection: Connection, table: Table, *, is_readable: bool) -> N
     if table.is_generated:
         entries = numbers.identified(table, entries)
     with staging(connection, table, ()):
+        # Here, and on every host that they come to, rows are looked for by their keys: in the keys'
+        # order the pages that this needs are at hand.
         staged = connection.run(
             f"INSERT INTO temp.syncd_staged ({cells}, origin, seq, hlc, mask)"
             f" SELECT {cells}, (SELECT origin FROM syncd_replica), seq, hlc, mask"
-            f" FROM ({entries}) WHERE {filled} ORDER BY seq"
+            f" FROM ({entries}) WHERE {filled} ORDER BY {cells}, seq"
         )
         if staged:
             if table.is_generated:
@@ -264,14 +266,16 @@ def resolved(connection: Connection, table: Table) -> Iterator[int]:
 
 def _take_from_staged(connection: Connection) -> None:
     """Leave each staged entry the registers that no standing entry owns."""
+    connection.run(
+        "UPDATE temp.syncd_staged SET met = 1 WHERE id IN (SELECT id FROM temp.syncd_contest)"
+    )
     # The masks of a row's entries are disjoint, so their sum is their union.
     connection.run(
         f"""
-        UPDATE temp.syncd_staged AS s SET met = 1, mask = s.mask & ~lost
+        UPDATE temp.syncd_staged AS s SET mask = s.mask & ~lost
         FROM (
-            SELECT id, CASE WHEN max(stands AND mask & {DEAD_BIT}) THEN -1
-                       ELSE sum(CASE WHEN stands THEN mask ELSE 0 END) END AS lost
-            FROM temp.syncd_contest GROUP BY id
+            SELECT id, CASE WHEN max(mask & {DEAD_BIT}) THEN -1 ELSE sum(mask) END AS lost
+            FROM temp.syncd_contest WHERE stands GROUP BY id
         ) AS c
         WHERE s.id = c.id
         """

@@ -278,9 +278,8 @@ class _Scope:
 
     def merge(self, table: Table | None, sections: list[Section]) -> Counts:
         """Merge the sections of one table, and hold what of them cannot show."""
-        older = sum(len(section) for section in sections if self._is_known(section))
         news = [section for section in sections if not self._is_known(section)]
-        counts = Counts(older=older)
+        counts = Counts(older=sum(map(len, sections)) - sum(map(len, news)))
         if table is None:
             for section in news:
                 counts += self._hold(section, held.UNKNOWN_TABLE)

@@ -93,7 +93,6 @@ class Showing:
         self._connection.run(
             f"INSERT {self._strictly} INTO {table.sql} ({', '.join(names)})"
             f" SELECT {', '.join(cells)} FROM temp.syncd_staged AS s WHERE {new}"
-            f" ORDER BY {table.cells('s')}"
             f" ON CONFLICT ({', '.join(table.identity)})"
             f" DO {'UPDATE SET ' + sets if sets else 'NOTHING'}"
         )
