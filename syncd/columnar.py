@@ -53,6 +53,8 @@ def _unpacked(
     room: Room,
 ) -> list[Column]:
     arrays = connection.packed(expressions, source, values, room)
+    if (size := sum(map(len, arrays))) > room.bytes_left:
+        raise NotPackable  # row by row, it can be told how many there is room for
     try:
         columns = list(map(_decode, arrays))
     except msgspec.DecodeError as error:
@@ -64,5 +66,5 @@ def _unpacked(
         for array, column in zip(arrays, columns, strict=True)
     ):
         raise NotPackable
-    room.take(len(columns[0]), sum(map(len, arrays)))
+    room.take(len(columns[0]), size)
     return list(map(Column, columns))

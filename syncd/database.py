@@ -51,7 +51,7 @@ class NoRoom(Exception):
 
 
 class NotPackable(Exception):
-    """Values are among a query's that JSON cannot hold, or not exactly."""
+    """A query's values cannot be had as JSON: it cannot hold them exactly, or they are too many."""
 
 
 class Room:
@@ -119,9 +119,9 @@ class Connection:
     ) -> tuple[str, ...]:
         """Return what expressions are in each row of a query, each as one JSON array.
 
-        source: the query from its FROM on. Raises `NotPackable` for BLOBs and for TEXT that is not
-        UTF-8, and `NoRoom` before an array outgrows the room; whether a REAL has kept all its
-        digits is the caller's to ask.
+        source: the query from its FROM on. Raises `NotPackable` for BLOBs, for TEXT that is not
+        UTF-8, and before an array outgrows the room; whether a REAL has kept all its digits is the
+        caller's to ask.
         """
         arrays = ", ".join(f"json_group_array({expression})" for expression in expressions)
         usual = self.raw.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
@@ -132,7 +132,7 @@ class Connection:
                 f"SELECT {arrays} {source}", values
             ).fetchone()
         except sqlite3.DataError as error:
-            raise NoRoom from error
+            raise NotPackable from error
         except sqlite3.OperationalError as error:
             if "decode to UTF-8" in str(error) or "JSON cannot hold" in str(error):
                 raise NotPackable from error

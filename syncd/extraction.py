@@ -119,8 +119,7 @@ class _News:
                 return cut, list(self._sections(cut, room))
             except NoRoom:
                 self._connection.run("DROP TABLE IF EXISTS temp.syncd_frame")
-                fitting = min(entries_max, room.rows) or entries_max // 4
-                entries_max = max(1, fitting * 7 // 8)
+                entries_max = max(1, min(entries_max, room.rows) * 7 // 8)
 
     def _sections(self, cut: int, room: Room) -> Iterator[Section]:
         for table in self._tables.values():
