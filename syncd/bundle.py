@@ -58,11 +58,22 @@ class Withdrawal(msgspec.Struct, frozen=True):
     above: Int64
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """What a host once said of itself: its own seq, and what its clock read then.
+
+    Two histories of one origin have the same seqs, but not the same marks.
+    """
+
+    seq: Seq
+    hlc: Int64
+
+
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who speaks, what it has, and from where the bundle continues.
 
     vector: what the sender has merged. since: what the receiver must have for the claim to hold.
-    withdrawn: the withdrawals that the sender knows of.
+    withdrawn: the withdrawals that the sender knows of. hlc: with the sender's own seq, its mark; 0
+    where nothing is to be remembered of it.
     """
 
     origin: Origin
@@ -71,6 +82,12 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     vector: Seqs
     since: Seqs
     withdrawn: list[Withdrawal] = []
+    hlc: Int64 = 0
+
+    @property
+    def mark(self) -> Mark | None:
+        """What the sender says of itself, to be told it again."""
+        return Mark(self.vector.get(self.origin, 0), self.hlc) if self.hlc else None
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -32,12 +32,19 @@ def registers(connection: Connection, table: Table, mask: int, renew: Renew) -> 
         "(SELECT h.seq FROM syncd_horizon AS h WHERE h.origin = ordinal), 0))"
         " WHERE ordinal <> (SELECT origin FROM syncd_replica)"
     )
-    # A sender leaves out what stands below the cursor, whatever the vector lacks.
+    read_again(connection)
+    connection.run(f"UPDATE {table.changes} SET mask = mask & ~({mask}) WHERE mask & {mask}")
+    connection.run(f"DELETE FROM {table.changes} WHERE mask = 0")
+
+
+def read_again(connection: Connection) -> None:
+    """Read the changelogs of all senders from their beginning, as the vector went back.
+
+    A sender leaves out what stands below the cursor, whatever the vector lacks.
+    """
     connection.run("UPDATE syncd_cursor SET position = 0")
     for progress in ("syncd_snapshot", "syncd_came"):
         connection.run(f"DELETE FROM {progress}")
-    connection.run(f"UPDATE {table.changes} SET mask = mask & ~({mask}) WHERE mask & {mask}")
-    connection.run(f"DELETE FROM {table.changes} WHERE mask = 0")
 
 
 def all_of(connection: Connection, table: Table, renew: Renew) -> None:

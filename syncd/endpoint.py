@@ -122,7 +122,10 @@ class _Server:
     def _answer_of(self, asked: wire.PullRequest) -> tuple[Header, Frame]:
         is_ours = asked.server == self._replica.origin()
         return self._replica.changes_since(
-            Vector(asked.vector), asked.after if is_ours else 0, asked.snapshot if is_ours else None
+            Vector(asked.vector),
+            asked.after if is_ours else 0,
+            asked.snapshot if is_ours else None,
+            asked.mark if is_ours else None,
         )
 
     def push(self, body: bytes) -> bytes:
@@ -167,6 +170,7 @@ class _Server:
                 cursor=self._replica.cursor(asked.origin),
                 now_ms=self._replica.wall_ms(),
                 snapshot=self._replica.progress(asked.origin),
+                mark=self._replica.mark_of(asked.origin),
             )
         )
 

@@ -218,6 +218,7 @@ def _pull(
                 asking,
                 replica.progress(server) if server else None,
                 wait_ms,
+                replica.mark_of(server) if server else None,
             )
         )
         offset_ms = header.created_ms - (asked_ms + replica.wall_ms()) // 2
@@ -248,7 +249,7 @@ def _push(
     replica.hear(there.origin, there.node, since)
     sent = 0
     while True:
-        header, frame = replica.changes_since(since, after, progress)
+        header, frame = replica.changes_since(since, after, progress, there.mark)
         if frame.snapshot is not None and frame.after == 0:
             log.warning("%s lacks deletions that are forgotten here: it is sent a snapshot", name)
         if frame.sections or not since.covers(frame.claim or {}):

@@ -3,9 +3,10 @@
 A sidecar file beside the database (`<database>-syncd`) remembers which file it belongs to: the
 host's name, the file's inode, and a token that the database holds too and that changes whenever
 changes of this origin are about to be sent. A copy has no sidecar or another inode; a restored
-backup has an older token; and a peer that knows a higher seq of our origin than we do proves a
-restore by itself. In all cases the replica takes a new origin before anything more is sent under
-the old one, keeps its data, and pulls back what its former self had sent.
+backup has an older token. Where the sidecar was restored along with it, peers prove it: one knows a
+higher seq of our origin than we do, or was told a mark (a seq of ours and what our clock read then)
+that the sidecar does not know. In all cases the replica takes a new origin before anything more is
+sent under the old one, keeps its data, and pulls back what its former self had sent.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncd.bundle import Mark
 from syncd.database import Connection, Database
 
 log = logging.getLogger(__name__)
 
 TOKEN_BYTES = 16
+MARKS_MAX = 1_000
+"""How many of its own marks a sidecar remembers, the newest."""
 
 
 def sidecar_of(database: Path) -> Path:
@@ -64,11 +68,20 @@ class Identity:
         """Close this thread's connection."""
         self._sidecar.close()
 
-    def doubt(self, connection: Connection, seen_seq: int = 0) -> str | None:
+    def doubt(
+        self, connection: Connection, seen_seq: int = 0, mark: Mark | None = None
+    ) -> str | None:
         """Return why the file may not go on under its origin, or None.
 
-        seen_seq: the highest seq of this origin that a peer claims to have.
+        seen_seq: the highest seq of this origin that a peer claims to have. mark: the last that it
+        heard of this origin.
         """
+        reason = self._doubt(connection, seen_seq)
+        if reason is None and mark is not None and not self._has_said(mark):
+            return f"a peer was told of change {mark.seq} by another history of this origin"
+        return reason
+
+    def _doubt(self, connection: Connection, seen_seq: int = 0) -> str | None:
         own = connection.value("SELECT max(seq) FROM syncd_journal")
         if seen_seq > own:
             return f"a peer has change {seen_seq} of this origin, this file ends at {own}"
@@ -85,10 +98,21 @@ class Identity:
             return "it is older than what its sidecar remembers, as a restored backup is"
         return None
 
-    def sent(self, connection: Connection) -> int | None:
-        """Return the highest own seq that this file has sent; None if its sidecar cannot tell."""
+    def sent(self, connection: Connection, mark: Mark | None = None) -> int | None:
+        """Return the highest own seq that this file has sent; None if its sidecar cannot tell.
+
+        mark: if it is not of this history, only what was sent before the histories parted counts.
+        """
         memory = self._memory()
-        return memory.sent if memory and self.doubt(connection) is None else None
+        if memory is None or self._doubt(connection) is not None:
+            return None
+        if mark is None or self._has_said(mark):
+            return memory.sent
+        with self._sidecar.read() as sidecar:
+            common: int | None = sidecar.value(
+                "SELECT max(seq) FROM mark WHERE seq <= ? AND hlc <= ?", (mark.seq, mark.hlc)
+            )
+        return min(memory.sent, mark.seq) if common is None else common
 
     def renew(self, connection: Connection, reason: str, now_ms: int) -> None:
         """Take a new origin. The transaction must be a write, and nothing folded in it yet."""
@@ -107,6 +131,8 @@ class Identity:
         log.warning("%s: new origin %s: %s", self._path, origin.hex(), reason)
         # No former token: a crash before the database commits must leave the doubt in place.
         self._remember(connection, 0, 0, former=None)
+        with self._sidecar.write() as sidecar:
+            sidecar.run("DELETE FROM mark")
 
     def note_sending(self, connection: Connection, seq: int, position: int) -> None:
         """Remember how far this replica's own changes, and its changelog, are about to be sent.
@@ -116,6 +142,29 @@ class Identity:
         """
         former = connection.value("SELECT token FROM syncd_replica")
         self._remember(connection, seq, position, former)
+
+    def reading(self, seq: int) -> int:
+        """Return what the clock read when it was first said that this replica is at a seq, or 0."""
+        with self._sidecar.read() as sidecar:
+            return sidecar.value("SELECT hlc FROM mark WHERE seq = ?", (seq,)) or 0
+
+    def hear(self, sender: bytes, mark: Mark | None) -> None:
+        """Remember what a sender said of itself."""
+        if mark is None or self.heard(sender) == mark:
+            return
+        with self._sidecar.write() as sidecar:
+            sidecar.run(
+                "INSERT INTO heard VALUES (?, ?, ?) ON CONFLICT (origin) DO UPDATE SET"
+                " seq = excluded.seq, hlc = excluded.hlc WHERE excluded.seq > seq",
+                (sender, mark.seq, mark.hlc),
+            )
+
+    def heard(self, sender: bytes) -> Mark | None:
+        """Return the last that a sender was heard to say of itself."""
+        self._prepare()
+        with self._sidecar.read() as sidecar:
+            found = sidecar.row("SELECT seq, hlc FROM heard WHERE origin = ?", (sender,))
+        return Mark(*found) if found else None
 
     def must_note(self, seq: int, position: int) -> bool:
         """Say whether sending up to a seq and a position has to be remembered first."""
@@ -132,6 +181,18 @@ class Identity:
         with self._sidecar.write() as sidecar:
             sidecar.run("UPDATE memory SET former = NULL")
 
+    def _has_said(self, mark: Mark) -> bool:
+        memory = self._memory()
+        if memory is None or mark.seq > memory.sent:
+            return False
+        with self._sidecar.read() as sidecar:
+            hlc = sidecar.value("SELECT hlc FROM mark WHERE seq = ?", (mark.seq,))
+            count, oldest = sidecar.row("SELECT count(*), min(seq) FROM mark") or (0, None)
+        if hlc is not None:
+            return bool(hlc == mark.hlc)
+        # It may have been said so long ago that it is not remembered any more.
+        return bool(count >= MARKS_MAX and mark.seq < oldest)
+
     def _remember(
         self, connection: Connection, sent: int, position: int, former: bytes | None
     ) -> None:
@@ -143,6 +204,15 @@ class Identity:
             sidecar.run(
                 "INSERT INTO memory VALUES (?, ?, ?, ?, ?, ?)",
                 (self._node, self._path.stat().st_ino, token, former, sent, position),
+            )
+            sidecar.run(
+                "INSERT OR IGNORE INTO mark VALUES (?, ?)",
+                (sent, connection.value("SELECT hlc FROM syncd_replica")),
+            )
+            sidecar.run(
+                "DELETE FROM mark WHERE seq <="
+                " (SELECT seq FROM mark ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+                (MARKS_MAX,),
             )
 
     def _memory(self) -> _Memory | None:
@@ -160,5 +230,10 @@ class Identity:
                 "CREATE TABLE IF NOT EXISTS memory"
                 " (node TEXT, inode INTEGER, token BLOB, former BLOB, sent INTEGER,"
                 " position INTEGER)"
+            )
+            sidecar.run("CREATE TABLE IF NOT EXISTS mark (seq INTEGER PRIMARY KEY, hlc INTEGER)")
+            sidecar.run(
+                "CREATE TABLE IF NOT EXISTS heard"
+                " (origin BLOB PRIMARY KEY, seq INTEGER, hlc INTEGER) WITHOUT ROWID"
             )
         self._ready = True

@@ -8,6 +8,7 @@ host gets the changes of its former self. Nothing here writes a user's table.
 
 from __future__ import annotations
 
+from syncd import disclaim
 from syncd.database import Connection
 from syncd.schema import Table, remembered
 
@@ -28,6 +29,7 @@ def take_along(connection: Connection, former: int, sent: int) -> None:
         "(SELECT h.seq FROM syncd_horizon AS h WHERE h.origin = ordinal), 0))) WHERE ordinal = ?1",
         (former, sent),
     )
+    disclaim.read_again(connection)
 
 
 def _move(connection: Connection, target: str, former: int, sent: int) -> None:

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from syncd import (
     changelog,
     compaction,
@@ -33,7 +35,7 @@ from syncd import (
     snapshot,
     withdrawal,
 )
-from syncd.bundle import Frame, Header, Progress
+from syncd.bundle import Frame, Header, Mark, Progress
 from syncd.clock import WallClock, hlc_of_ms, ms_of_hlc, system_wall_ms
 from syncd.config import Config
 from syncd.conflicts import Conflict
@@ -307,23 +309,28 @@ class Replica:
             peers.recognise(connection, peer, origin)
 
     def changes_since(
-        self, since: Vector, after: int = 0, progress: Progress | None = None
+        self,
+        since: Vector,
+        after: int = 0,
+        progress: Progress | None = None,
+        mark: Mark | None = None,
     ) -> tuple[Header, Frame]:
         """Return the first frame of what a host lacks, or of a snapshot if that cannot be told.
 
         since: what that host has merged. after: the position up to which it has merged this
-        replica's changelog. progress: how far it has read a snapshot of it.
+        replica's changelog. progress: how far it has read a snapshot of it. mark: the last that it
+        heard this replica say of itself.
         """
-        if self._guard(since):
+        if self._guard(since, mark):
             # They counted in the changelog of the origin that is no more.
             after, progress = 0, None
         with self.snapshot() as connection:
             mine = changelog.vector(connection)
-            since, after, mark = snapshot.answer(connection, since, after, progress)
+            since, after, part = snapshot.answer(connection, since, after, progress)
             header = self.header(connection, since)
-            frame = extraction.frame_after(connection, after, since, snapshot=mark)
-        self._note_sending(mine[header.origin], frame.position)
-        return header, frame
+            frame = extraction.frame_after(connection, after, since, snapshot=part)
+        hlc = self._note_sending(mine[header.origin], frame.position)
+        return msgspec.structs.replace(header, hlc=hlc), frame
 
     def header(self, connection: Connection, since: Vector) -> Header:
         """Return the header of a bundle that is read from a connection of this replica's."""
@@ -378,6 +385,7 @@ class Replica:
                 drift_ms=self.config.sync.max_clock_drift,
             )
             ahead = held.ahead(connection, self.wall_ms(), self._hlc_max()) if counts.held else []
+        self._identity.hear(header.origin, header.mark)
         for host in ahead:
             log.warning(
                 "%s: its clock is or was up to %.0f s ahead of ours; %d of its changes are held",
@@ -499,35 +507,42 @@ class Replica:
         self._database.close()
         self._identity.close()
 
-    def _guard(self, claimed: Vector | None = None) -> bool:
+    def mark_of(self, sender: bytes) -> Mark | None:
+        """Return the last that a sender was heard to say of itself, to tell it so."""
+        return self._identity.heard(sender)
+
+    def _guard(self, claimed: Vector | None = None, mark: Mark | None = None) -> bool:
         """Take a new origin if this file cannot be the one that wrote under its present one.
 
-        claimed: what a peer says it has. Returns whether it had to.
+        claimed: what a peer says it has. mark: what it says that this replica has said. Returns
+        whether it had to.
         """
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             seen = (claimed or Vector())[_origin(connection)]
-            if self._identity.doubt(connection, seen) is None:
+            if self._identity.doubt(connection, seen, mark) is None:
                 return False
         with self._database.write() as connection:
             seen = (claimed or Vector())[_origin(connection)]
-            reason = self._identity.doubt(connection, seen)
+            reason = self._identity.doubt(connection, seen, mark)
             if reason is not None:
                 former = connection.value("SELECT origin FROM syncd_replica")
-                sent = self._identity.sent(connection)
+                sent = self._identity.sent(connection, mark)
                 self._identity.renew(connection, reason, self.wall_ms())
                 if sent is not None:
                     rebirth.take_along(connection, former, sent)
         self._identity.settle()
         return True
 
-    def _note_sending(self, seq: int, position: int) -> None:
+    def _note_sending(self, seq: int, position: int) -> int:
+        """Remember what is about to be said of this replica; return the reading of its mark."""
         if self._identity.must_note(seq, position):
             # What a peer has seen of us must not be undone by a power loss: the numbers would be
             # given out again.
             with self._database.write(durable=True) as connection:
                 self._identity.note_sending(connection, seq, position)
             self._identity.settle()
+        return self._identity.reading(seq)
 
     def _release(self, connection: Connection) -> None:
         merge.release(connection, now_ms=self.wall_ms(), drift_ms=self.config.sync.max_clock_drift)

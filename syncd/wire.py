@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from syncd.bundle import RECORD_BYTES_MAX, Column, Int64, Origin, Progress, Seq, Seqs
+from syncd.bundle import RECORD_BYTES_MAX, Column, Int64, Mark, Origin, Progress, Seq, Seqs
 
 PREFIX = "/sync/v1"
 PULL, PUSH, STATUS = f"{PREFIX}/pull", f"{PREFIX}/push", f"{PREFIX}/status"
@@ -27,7 +27,7 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     vector: what it has merged. server and after: whose changelog it has merged up to which
     position; a server of another origin starts from zero. origin: the sender's, so that what it has
     is remembered. snapshot: how far it has read a snapshot of that changelog. wait_ms: how long the
-    answer may wait for news if there is none.
+    answer may wait for news if there is none. mark: the last that the server has said of itself.
     """
 
     node: str
@@ -37,6 +37,7 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: bytes = b""
     snapshot: Progress | None = None
     wait_ms: Int64 = 0
+    mark: Mark | None = None
 
 
 class Nudge(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a replica is.
 
     cursor: the position up to which it has merged the asker's changelog. snapshot: how far it has
-    read a snapshot of it.
+    read a snapshot of it. mark: the last that the asker has said of itself.
     """
 
     node: str
@@ -67,6 +68,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     cursor: Seq
     now_ms: Int64
     snapshot: Progress | None = None
+    mark: Mark | None = None
 
 
 class PushAnswer(msgspec.Struct, frozen=True):

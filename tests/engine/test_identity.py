@@ -10,11 +10,13 @@ import pytest
 
 from engine.hosts import Host
 from engine.hosts import pull as pull_from
+from syncd import identity
 from syncd.config import Config
 from syncd.errors import BundleGap
 from syncd.identity import sidecar_of
 from syncd.replica import Replica
 
+LOST = {"lost-1", "lost-2"}
 DDL = "CREATE TABLE licences (device_id TEXT PRIMARY KEY NOT NULL, status TEXT)"
 
 
@@ -63,8 +65,10 @@ def names(path: Path) -> set[str]:
 def pull(receiver: Replica, sender: Replica) -> None:
     """Pull everything the sender has."""
     while True:
-        after = receiver.cursor(sender.origin())
-        header, frame = sender.changes_since(receiver.vector(), after)
+        server = sender.origin()
+        header, frame = sender.changes_since(
+            receiver.vector(), receiver.cursor(server), mark=receiver.mark_of(server)
+        )
         receiver.merge(header, frame)
         if frame.claim is not None:
             return
@@ -183,6 +187,62 @@ def test_what_a_restored_folder_folded_before_it_met_a_peer_is_not_lost(tmp_path
 
     assert names(path) == names(tmp_path / "b.db") == {"sent", "lost-1", "lost-2", "new"}
     assert a.vector() == b.vector()
+
+
+@pytest.mark.parametrize("sent_before", [0, 2])
+@pytest.mark.parametrize("meets_another_first", [False, True])
+def test_a_restored_folder_that_grew_past_its_former_self_is_noticed(
+    tmp_path: Path, sent_before: int, meets_another_first: bool
+) -> None:
+    """Hazard 1: it has as many changes as its peer knows, and others; what it was told tells."""
+    folder, backup = tmp_path / "data", tmp_path / "backup"
+    folder.mkdir()
+    path = folder / "a.db"
+    a, b, c = create(path, "a"), create(tmp_path / "b.db", "b"), create(tmp_path / "c.db", "c")
+    if sent_before:
+        add(path, *(f"sent-{n}" for n in range(sent_before)))
+        pull(b, a)
+    a.close()
+    shutil.copytree(folder, backup)
+    add(path, *sorted(LOST))
+    a = open_replica(path, "a")
+    before = a.origin()
+    pull(b, a)
+    a.close()
+    put_back(backup, folder)
+
+    a = open_replica(path, "a")
+    add(path, *(f"new-{n}" for n in range(5)))
+    if meets_another_first:
+        pull(c, a)
+        add(path, "newer")
+    for receiver, sender in ((b, a), (a, b), (c, b), (c, a), (a, c), (b, c)):
+        pull(receiver, sender)
+
+    assert a.origin() != before
+    assert "another history" in str(a.status().renewed_why)
+    everything = LOST | {f"new-{n}" for n in range(5)}
+    everything |= {f"sent-{n}" for n in range(sent_before)}
+    everything |= {"newer"} if meets_another_first else set()
+    assert names(path) == names(tmp_path / "b.db") == everything
+    # A host that believed the second history first skips what only the first one had.
+    assert everything - names(tmp_path / "c.db") == (LOST if meets_another_first else set())
+    assert a.vector() == b.vector()
+
+
+def test_marks_are_forgotten_without_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that was away for longer than marks are remembered proves nothing."""
+    monkeypatch.setattr(identity, "MARKS_MAX", 3)
+    path = tmp_path / "a.db"
+    a, b, c = create(path, "a"), create(tmp_path / "b.db", "b"), create(tmp_path / "c.db", "c")
+    add(path, "early")
+    pull(c, a)
+    for n in range(5):
+        add(path, f"n{n}")
+        pull(b, a)
+    pull(c, a)
+    assert a.status().renewed_why is None
+    assert names(tmp_path / "c.db") == names(path)
 
 
 def test_a_restored_folder_and_its_former_self_fuse_no_generated_rows(tmp_path: Path) -> None:
