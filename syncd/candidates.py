@@ -108,6 +108,37 @@ class Candidates:
         """Gather the candidates: hidden rows that are alive and whole."""
         self._connection.run(f"CREATE TEMP TABLE {self._candidate} AS {self._candidates()}")
 
+    def unsupported(self) -> list[str]:
+        """Return the keys of candidates whose parent does not show, as SQL literals."""
+        return [
+            key
+            for reference in self._demands.foreign_keys
+            for (key,) in self._connection.rows(
+                f"SELECT {self._literals('c.syncd_')} FROM temp.{self._candidate} AS c"
+                f" WHERE NOT {_has_parent(reference, 'c', quoted(reference.parent))}"
+            )
+        ]
+
+    def displaced(self) -> list[tuple[str, str, str]]:
+        """Return the keys of candidates and of the newer rows that have their UNIQUE values.
+
+        Keys are SQL literals; with each pair comes the newer row's stamp, as text.
+        """
+        return [
+            pair
+            for unique in self._demands.uniques
+            for pair in self._connection.rows(
+                f"SELECT {self._literals('c.syncd_')}, {self._literals('r.')}, r.syncd_stamp"
+                f" FROM ({self._rivals(unique)}) AS r"
+                f" JOIN temp.{self._candidate} AS c ON c.syncd_id = r.id"
+                " WHERE r.syncd_stamp > c.syncd_stamp"
+            )
+        ]
+
+    def drop(self) -> None:
+        """Clear what `gather` has gathered."""
+        self._connection.run(f"DROP TABLE temp.{self._candidate}")
+
     def show(self) -> int:
         """Show the candidates that are left; return how many rows have come or gone."""
         connection, table = self._connection, self._table
@@ -125,7 +156,7 @@ class Candidates:
             # No number may be kept for a row that does not show after all.
             numbers.forget(connection, table, f"SELECT {self._cells} FROM {table.shadow}")
         connection.run(f"DROP TABLE temp.{self._rival}")
-        connection.run(f"DROP TABLE temp.{self._candidate}")
+        self.drop()
         return moved
 
     def lift_bars(self) -> None:
@@ -182,6 +213,9 @@ class Candidates:
             f" FROM (SELECT *, {owned(table, 'g')} AS owned FROM {table.shadow} AS g"
             f" WHERE g.alive = 1) AS h WHERE {' AND '.join([self._is_waiting(), *whole])}"
         )
+
+    def _literals(self, prefix: str) -> str:
+        return " || ', ' || ".join(f"quote({prefix}{cell})" for cell in self._table.key_cells)
 
     def _is_waiting(self) -> str:
         """Return the condition that row `h` of the shadow is alive and no CHECK refused it."""

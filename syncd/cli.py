@@ -275,16 +275,23 @@ def inspect(this: _Session, file: Path, rows: bool, unsigned: bool, as_json: boo
 @as_json
 @click.pass_context
 def conflicts(context: click.Context, table: str | None, since: str | None, as_json: bool) -> None:
-    """List the values that lost to a write that did not know of them.
+    """List the values that lost to a write that did not know of them, and what is held.
 
-    Each host lists what lost on it. `syncd conflicts restore ID` writes a value back.
+    Each host lists what lost on it. `syncd conflicts restore ID` writes a value back. Rows that are
+    displaced and changes that wait are listed behind, for as long as they are; in the JSON of the
+    log they are the entries without a lost_value.
     """
     if context.invoked_subcommand is not None:
         return
     this: _Session = context.obj
     since_ms = this.replica.wall_ms() - _duration(since) if since else 0
     found = [report.conflict_data(one) for one in this.replica.conflicts(table, since_ms)]
-    _print(found, report.conflicts_text(found), as_json)
+    waiting = [
+        dataclasses.asdict(one)
+        for one in this.replica.held()
+        if table in (None, one.table) and one.time_ms >= since_ms
+    ]
+    _print([*found, *waiting], report.conflicts_text(found, waiting), as_json)
 
 
 @conflicts.command()

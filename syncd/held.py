@@ -23,6 +23,8 @@ from syncd.schema import Table, widen
 UNKNOWN_TABLE = "unknown table"
 UNKNOWN_COLUMN = "unknown column"
 FUTURE = "future"
+DISPLACED = "displaced"
+PARENT = "parent"
 CONSTRAINT = "constraint"
 
 
@@ -94,7 +96,9 @@ def due(
 class Held:
     """A register that waits. id: its change's, None for a row that a constraint holds back.
 
-    key: SQL literals. column: '' for the row's birth or death.
+    key: SQL literals. column: '' for the row's birth or death. node and time_ms: who wrote it, and
+    when. Those of a winner say which row shows in place of one that is displaced, and which write
+    decides that: its birth, or that of its newest column that must be unique.
     """
 
     id: int | None
@@ -104,6 +108,9 @@ class Held:
     reason: str
     node: str
     time_ms: int
+    winner_key: str | None = None
+    winner_node: str | None = None
+    winner_time_ms: int | None = None
 
 
 def listed(connection: Connection) -> list[Held]:

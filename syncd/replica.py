@@ -33,6 +33,7 @@ from syncd import (
     schema,
     shadow,
     snapshot,
+    waiting,
     withdrawal,
 )
 from syncd.bundle import Frame, Header, Mark, Progress
@@ -450,12 +451,9 @@ class Replica:
         """Return the changes and rows that are merged and do not show."""
         with self._database.read() as connection:
             schema.require_enrolled(connection)
-            waiting = [
-                one
-                for table in schema.load_tables(connection).values()
-                for one in shadow.waiting(connection, table)
-            ]
-            return [*held.listed(connection), *waiting]
+            tables = schema.load_tables(connection).values()
+            rows = [one for table in tables for one in waiting.rows(connection, table)]
+            return [*held.listed(connection), *rows]
 
     def status(self) -> Status:
         """Return the replica's state without changing it."""

@@ -219,8 +219,8 @@ def conflict_data(conflict: Conflict) -> dict[str, Any]:
     return data
 
 
-def conflicts_text(found: Sequence[dict[str, Any]]) -> str:
-    """Lay out conflicts."""
+def conflicts_text(found: Sequence[dict[str, Any]], waiting: Sequence[dict[str, Any]]) -> str:
+    """Lay out conflicts, and what is held."""
     rows = [
         {
             "id": one["id"],
@@ -235,13 +235,19 @@ def conflicts_text(found: Sequence[dict[str, Any]]) -> str:
         }
         for one in found
     ]
-    return table(rows) or "no conflicts"
+    held = f"held now, see `syncd held`:\n\n{table(timed(waiting))}" if waiting else ""
+    return "\n\n".join(filter(None, [table(rows) or "no conflicts", held]))
 
 
 def timed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows with their `time_ms` as a time to read."""
+    """Return rows with times to read in place of those in milliseconds."""
     return [
-        {**{k: v for k, v in row.items() if k != "time_ms"}, "time": _time(row["time_ms"])}
+        {
+            name.removesuffix("_ms").replace("_", " "): _time(value)
+            if name.endswith("time_ms")
+            else value
+            for name, value in row.items()
+        }
         for row in rows
     ]
 

@@ -7,34 +7,15 @@ table or here, never in both. One that leaves the user's table takes its rowid a
 
 from __future__ import annotations
 
-from syncd import held, numbers
-from syncd.clock import ms_of_hlc
+from syncd import numbers
 from syncd.database import Connection, quoted
-from syncd.held import Held
-from syncd.schema import ALIVE_BIT, Table
+from syncd.schema import Table
 
 
 def hidden(connection: Connection, table: Table) -> int:
     """Count the rows that are alive and do not show."""
     count: int = connection.value(f"SELECT count(*) FROM {table.shadow} WHERE alive = 1")
     return count
-
-
-def waiting(connection: Connection, table: Table) -> list[Held]:
-    """Return the rows that are alive and that a constraint keeps from showing."""
-    key = " || ', ' || ".join(f"quote(h.{cell})" for cell in table.key_cells)
-    birth = (
-        f"SELECT e.{{}} FROM {table.changes} AS e WHERE {table.on('e', 'h')}"
-        f" AND e.mask & {ALIVE_BIT}"
-    )
-    return [
-        Held(None, table.name, key, "", held.CONSTRAINT, node, ms_of_hlc(hlc))
-        for key, node, hlc in connection.rows(
-            f"SELECT {key}, (SELECT node FROM syncd_origin WHERE ordinal ="
-            f" ({birth.format('origin')})), ({birth.format('hlc')})"
-            f" FROM {table.shadow} AS h WHERE alive = 1"
-        )
-    ]
 
 
 def owned(table: Table, alias: str) -> str:

@@ -80,7 +80,12 @@ def test_what_waits_is_listed_with_its_reason(tmp_path: Path) -> None:
     waiting = {(one["key"], one["column"], one["reason"], one["node"]) for one in a.json("held")}
     assert waiting == {
         ("'new'", "colour", "unknown column", "b"),
-        ("'old'", "", "constraint", "a"),
+        ("'old'", "", "displaced", "a"),
     }
+    assert [one["winner_key"] for one in a.json("held")] == [None, "'new'"]
+    assert [one["winner_node"] for one in a.json("held")] == [None, "b"]
+    assert "displaced" in a.run("conflicts").stdout
+    assert a.json("conflicts") == a.json("held")
+    assert a.json("conflicts", "--table", "other") == []
     assert "unknown column" in a.run("held").stdout
     assert a.json("status")["held"] == 2

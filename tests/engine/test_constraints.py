@@ -319,3 +319,33 @@ class TestChecks:
         a.write("UPDATE t SET more = 3")
         pull(b, a)
         assert {k for k, _ in b.rows("SELECT * FROM t")} == {"bad", "good", "turns bad"}
+
+
+def test_what_is_held_back_names_what_stands_in_its_way(make_hosts: MakeHosts) -> None:
+    """A displaced row comes with the row that shows, whose it is and when that was decided."""
+    ddl = (
+        "CREATE TABLE owners (name TEXT NOT NULL PRIMARY KEY, mail TEXT UNIQUE);"
+        "CREATE TABLE pets (name TEXT NOT NULL PRIMARY KEY, owner TEXT REFERENCES owners (name))"
+    )
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"owners": None, "pets": None})
+    a.write("INSERT INTO owners VALUES ('ana', 'x')")
+    a.write("INSERT INTO pets VALUES ('rex', 'ana')")
+    b.write("INSERT INTO owners VALUES ('bob', 'y')")
+    b.write("UPDATE owners SET mail = 'x'")
+    pull(a, b)
+    pull(b, a)
+
+    for host in (a, b):
+        found = {one.key: one for one in host.replica.held()}
+        assert {key: one.reason for key, one in found.items()} == {
+            "'ana'": "displaced",
+            "'rex'": "parent",
+        }
+        displaced, orphan = found["'ana'"], found["'rex'"]
+        assert (displaced.node, displaced.winner_key, displaced.winner_node) == ("a", "'bob'", "b")
+        assert displaced.winner_time_ms is not None
+        assert displaced.winner_time_ms >= displaced.time_ms
+        assert orphan.winner_key is None
+    b.write("DELETE FROM owners WHERE name = 'bob'")
+    pull(a, b)
+    assert a.replica.held() == []
