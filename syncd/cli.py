@@ -275,7 +275,7 @@ def inspect(this: _Session, file: Path, rows: bool, unsigned: bool, as_json: boo
 @as_json
 @click.pass_context
 def conflicts(context: click.Context, table: str | None, since: str | None, as_json: bool) -> None:
-    """List the values that lost to a write that did not know of them, and what is held.
+    """List the values that lost to a write that did not know, and what is held.
 
     Each host lists what lost on it. `syncd conflicts restore ID` writes a value back. Rows that are
     displaced and changes that wait are listed behind, for as long as they are; in the JSON of the

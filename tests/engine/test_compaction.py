@@ -227,6 +227,25 @@ class TestWhatIsForgotten:
         pull(fresh, a)
         assert fresh.devices() == a.devices()
 
+    def test_what_was_written_to_a_living_row_is_not_forgotten(self, make_hosts: MakeHosts) -> None:
+        """Only deaths, and what hangs on no birth, are: a host that comes later gets the rest."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d", "e")
+        settle(a, b)
+        b.write("UPDATE devices SET status = 'paid' WHERE device_id = 'd'")
+        delete(b, "e")
+        settle(a, b)
+        before = {
+            c for c in changes_in(a.replica.changes_since(Vector())[1]) if c.key[0][1] == b"d"
+        }
+        forget_all(a, b)
+
+        told = set(changes_in(a.replica.changes_since(Vector())[1]))
+        assert told == before
+        (c,) = make_hosts("c")
+        pull(c, a)
+        assert c.devices() == a.devices() == {"d": ("paid", None)}
+
 
 class TestSnapshots:
     """A host that lacks what is forgotten is sent everything, and knows from that what has gone."""
