@@ -182,9 +182,6 @@ class Identity:
             sidecar.run("UPDATE memory SET former = NULL")
 
     def _has_said(self, mark: Mark) -> bool:
-        memory = self._memory()
-        if memory is None or mark.seq > memory.sent:
-            return False
         with self._sidecar.read() as sidecar:
             hlc = sidecar.value("SELECT hlc FROM mark WHERE seq = ?", (mark.seq,))
             count, oldest = sidecar.row("SELECT count(*), min(seq) FROM mark") or (0, None)
