@@ -1,4 +1,4 @@
-"""A Flask application of one bare route: what the server itself costs, to measure others against."""
+"""A Flask application of one bare route: what the server itself costs."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ class Host:
     database: Path
     port: int
     environment: dict[str, str] = field(repr=False)
+    _batches: int = 0
 
     @property
     def url(self) -> str:
@@ -65,11 +66,12 @@ class Host:
         return supervisor.api_command(load_config(ROOT / "config.yaml", environ=environment))
 
     def fill(self, count: int) -> None:
-        """Write devices with an active licence, and fold them."""
+        """Write more devices, with an active licence, and fold them."""
         _, replica = open_database(self.config)
         connection = workload.connect(self.database)
-        for seed, start in enumerate(range(0, count, ROWS_AT_ONCE), start=1):
-            rows = workload.rows(min(ROWS_AT_ONCE, count - start), seed)
+        for start in range(0, count, ROWS_AT_ONCE):
+            self._batches += 1
+            rows = workload.rows(min(ROWS_AT_ONCE, count - start), seed=self._batches)
             workload.bulk(connection, INSERT, [(*row[:3], *row[4:]) for row in rows])
             replica.fold()
         connection.close()
@@ -177,3 +179,30 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def cpu_s(process: int) -> float:
+    """Return the CPU that a process and its children have used, in seconds."""
+    return sum(
+        int(task.joinpath("schedstat").read_text().split()[0]) / 1e9
+        for one in family(process)
+        for task in Path(f"/proc/{one}/task").iterdir()
+    )
+
+
+def peak_mb(process: int) -> float:
+    """Return the most memory that a process, or one of its children, has held at a time."""
+    return max(_peak_kib(one) for one in family(process)) * 1024 / 1e6
+
+
+def family(process: int) -> list[int]:
+    """Return the ids of a process and its children."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *map(int, children)]
+
+
+def _peak_kib(process: int) -> int:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0  # it has ended

@@ -1,4 +1,4 @@
-"""`python -m bench.verify_load`: /verify under load, against a bare Flask route under the same server.
+"""`python -m bench.verify_load`: /verify under load, against a bare route under the same server.
 
 The host is whole: its daemon syncs beside the API with a second host, on which devices are written
 all the while. Every question is signed and for another device, every answer carries an offline
@@ -21,22 +21,20 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlencode
 
 from tabulate import tabulate
 
-from api.tokens import request_signature
 from bench import hosts
 from bench.hosts import INSERT, Host
+from bench.questions import questions
 
 RUNS = 5
 SECONDS = 5
 DEVICES = 100_000
 ASKED = 20_000
 CONNECTIONS = 16
-WRITES_EVERY_S = 0.1
+WRITES_EVERY_S = 0.5
 WRITES_AT_ONCE = 10
 """Devices written on the other host, as often as `WRITES_EVERY_S`, for the daemon to sync."""
 SHARE_MIN = 0.6
@@ -97,8 +95,8 @@ def measure(folder: Path, runs: int, seconds: int) -> list[dict[str, float]]:
     """Start both hosts and the bare route, and load them in turn."""
     host, other = hosts.hosts(folder, "host-a", "host-b")
     host.fill(DEVICES)
-    questions = folder / "questions"
-    questions.write_text("\n".join(_questions(host)))
+    asked = folder / "questions"
+    asked.write_text("\n".join(questions(host, ASKED)))
     bare = dataclasses.replace(host, port=hosts.free_port())
     bare.environment = {**host.environment, "PORT": str(bare.port)}
     route = folder / "route"
@@ -112,10 +110,10 @@ def measure(folder: Path, runs: int, seconds: int) -> list[dict[str, float]]:
         found = []
         for _ in range(runs):
             before = _load(bare, route, seconds)
-            full = _load(host, questions, seconds)
+            full = _load(host, asked, seconds)
             after = _load(bare, route, seconds)
             # What a connection waits, to ask half as often as it just did.
-            half = _load(host, questions, seconds, pause_ms=1000 * CONNECTIONS / full.per_s * 2)
+            half = _load(host, asked, seconds, pause_ms=1000 * CONNECTIONS / full.per_s * 2)
             bare_per_s = (before.per_s + after.per_s) / 2
             found.append(
                 {
@@ -130,24 +128,6 @@ def measure(folder: Path, runs: int, seconds: int) -> list[dict[str, float]]:
                 }
             )
         return found
-
-
-def _questions(host: Host) -> Iterator[str]:
-    """Yield the paths of signed questions about different devices."""
-    secret, ts = host.environment["SHARED_SECRET"], datetime.now(UTC).strftime("%Y%m%d%H%M%S")
-    for device_id in host.device_ids(ASKED):
-        query = {
-            "id": device_id,
-            "version": "2.1.0",
-            "ts": ts,
-            "sig": request_signature(device_id, "2.1.0", ts, secret),
-            "api_key": host.environment["API_KEY"],
-            "hostname": "BALCAO-01",
-            "username": "caixa",
-            "osbuild": "10.0.19045",
-            "ram_total": "8192",
-        }
-        yield f"/verify?{urlencode(query)}"
 
 
 def _load(host: Host, paths: Path, seconds: int, pause_ms: float = 0) -> Load:
