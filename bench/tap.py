@@ -14,10 +14,10 @@ _BYTES = 1 << 16
 
 
 class Tap:
-    """Counts bytes both ways. port: where it listens."""
+    """Counts bytes both ways. port: where it listens. asked: requests, by their first line."""
 
     def __init__(self, to_port: int) -> None:
-        self.count = 0
+        self.count = self.asked = 0
         self._to_port = to_port
         self._lock = threading.Lock()
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -48,6 +48,7 @@ class Tap:
             while data := source.recv(_BYTES):
                 with self._lock:
                     self.count += len(data)
+                    self.asked += data.startswith(b"POST ")
                 target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):
