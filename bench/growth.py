@@ -85,7 +85,7 @@ def measure(folder: Path, sizes: Sequence[int]) -> list[Cost]:
     host, other = hosts.hosts(folder, "host-a", "host-b")
     host.fill(0)
     other.fill(0)
-    costs = []
+    costs: list[Cost] = []
     with hosts.running(host, host.serving()) as server:
         hosts.wait_for(f"{host.url}/health")
         for size in sizes:

@@ -191,8 +191,13 @@ def cpu_s(process: int) -> float:
 
 
 def peak_mb(process: int) -> float:
-    """Return the most memory that a process, or one of its children, has held at a time."""
-    return max(_peak_kib(one) for one in family(process)) * 1024 / 1e6
+    """Return the most memory that a process, or one of its children, has held at a time.
+
+    Zero once it has ended.
+    """
+    with contextlib.suppress(OSError):
+        return max(map(_peak_kib, family(process))) * 1024 / 1e6
+    return 0.0
 
 
 def family(process: int) -> list[int]:
