@@ -7,6 +7,7 @@ started here is stopped here, each process by its own id.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -38,12 +39,16 @@ INSERT = (
 
 @dataclass
 class Host:
-    """One host. environment: its settings, in which those that all hosts share are included."""
+    """One host. environment: its settings, in which those that all hosts share are included.
+
+    offline_key: what it could sign offline tokens with, if it were told to.
+    """
 
     name: str
     database: Path
     port: int
     environment: dict[str, str] = field(repr=False)
+    offline_key: str = field(repr=False)
     _batches: int = 0
 
     @property
@@ -60,10 +65,15 @@ class Host:
         """Return a command of syncd's."""
         return [sys.executable, "-m", "syncd", *arguments]
 
-    def serving(self, app: str = "api.app:create_app()") -> list[str]:
-        """Return the command that serves an application as `syncd up` does."""
-        environment = {**self.environment, "SERVE_APP": app}
-        return supervisor.api_command(load_config(ROOT / "config.yaml", environ=environment))
+    def serving(self) -> list[str]:
+        """Return the command that serves its API as `syncd up` does."""
+        return supervisor.api_command(self.config)
+
+    def beside(self, **environment: str) -> Host:
+        """Return another API process of this host, on a port of its own, with other settings."""
+        port = free_port()
+        changed = {**self.environment, "PORT": str(port), **environment}
+        return dataclasses.replace(self, port=port, environment=changed)
 
     def fill(self, count: int) -> None:
         """Write more devices, with an active licence, and fold them."""
@@ -89,7 +99,7 @@ class Host:
 
 
 def hosts(folder: Path, *names: str) -> list[Host]:
-    """Return hosts that know each other, with keys and an offline key, not yet started."""
+    """Return hosts that know each other, not yet started."""
     root = jose.generate()
     ports = {name: free_port() for name in names}
     shared = {
@@ -115,8 +125,8 @@ def hosts(folder: Path, *names: str) -> list[Host]:
                     for other, its in ports.items()
                     if other != name
                 ),
-                "OFFLINE_KEY": _offline_key(root, name),
             },
+            _offline_key(root, name),
         )
         for name, port in ports.items()
     ]

@@ -1,17 +1,15 @@
 """`python -m bench.verify_load`: /verify under load, against a bare route under the same server.
 
 The host is whole: its daemon syncs beside the API with a second host, on which devices are written
-all the while. Every question is signed and for another device, every answer carries an offline
-token, and leaves a heartbeat and a row of the log. The load comes from wrk, a process of its own,
-bounded in time. The bare route is asked just before and just after, under the same gunicorn
-options and beside the same two hosts, and its median counts.
+all the while. Every question is signed and for another device, every answer leaves a heartbeat and
+a row of the log. The load comes from wrk, a process of its own, bounded in time. The bare route is
+asked just before and just after, under the same gunicorn options and beside the same two hosts.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import shutil
 import sqlite3
@@ -92,28 +90,33 @@ def main() -> None:
 
 
 def measure(folder: Path, runs: int, seconds: int) -> list[dict[str, float]]:
-    """Start both hosts and the bare route, and load them in turn."""
+    """Start both hosts, and load one of them and the bare route in turn."""
     host, other = hosts.hosts(folder, "host-a", "host-b")
     host.fill(DEVICES)
     asked = folder / "questions"
     asked.write_text("\n".join(questions(host, ASKED)))
-    bare = dataclasses.replace(host, port=hosts.free_port())
-    bare.environment = {**host.environment, "PORT": str(bare.port)}
     route = folder / "route"
     route.write_text("/bare\n")
+    bare, signing = (
+        host.beside(SERVE_APP="bench.bare:app"),
+        host.beside(OFFLINE_KEY=host.offline_key),
+    )
     with (
         hosts.up(host, other),
-        hosts.running(bare, bare.serving("bench.bare:app")),
+        hosts.running(bare, bare.serving()),
+        hosts.running(signing, signing.serving()),
         _writing(other),
     ):
         hosts.wait_for(f"{bare.url}/bare")
+        hosts.wait_for(f"{signing.url}/health")
         found = []
         for _ in range(runs):
             before = _load(bare, route, seconds)
             full = _load(host, asked, seconds)
-            after = _load(bare, route, seconds)
             # What a connection waits, to ask half as often as it just did.
             half = _load(host, asked, seconds, pause_ms=1000 * CONNECTIONS / full.per_s * 2)
+            signed = _load(signing, asked, seconds)
+            after = _load(bare, route, seconds)
             bare_per_s = (before.per_s + after.per_s) / 2
             found.append(
                 {
@@ -124,7 +127,8 @@ def measure(folder: Path, runs: int, seconds: int) -> list[dict[str, float]]:
                     "at half: requests/s": half.per_s,
                     "at half: median ms": half.median_ms,
                     "at half: p99 ms": half.p99_ms,
-                    "failed": float(full.failed + half.failed),
+                    "verify with an offline token / bare": signed.per_s / bare_per_s,
+                    "failed": float(full.failed + half.failed + signed.failed),
                 }
             )
         return found
