@@ -162,15 +162,17 @@ def _change(host: Host) -> None:
 def _plot(costs: Sequence[Cost], file: Path) -> None:
     from matplotlib import pyplot  # noqa: PLC0415  (only drawing needs it)
 
-    figure, (time_axes, bytes_axes) = pyplot.subplots(1, 2, figsize=(9, 4))
+    figure, (cpu_axes, bytes_axes) = pyplot.subplots(1, 2, figsize=(9, 4))
     rows = [cost.rows for cost in costs]
-    time_axes.plot(rows, [cost.ms for cost in costs], marker=".", label=f"{CHANGES} changes")
-    time_axes.plot(rows, [cost.idle_ms for cost in costs], marker=".", label="idle")
-    time_axes.set(xlabel="rows", ylabel="ms a round", xscale="log", ylim=(0, None))
+    busy_ms = [cost.cpu_ms + cost.served_ms for cost in costs]
+    idle_ms = [cost.idle_cpu_ms + cost.idle_served_ms for cost in costs]
+    cpu_axes.plot(rows, busy_ms, marker=".", label=f"{CHANGES} changes")
+    cpu_axes.plot(rows, idle_ms, marker=".", label="idle")
+    cpu_axes.set(xlabel="rows", ylabel="CPU of both, ms a round", xscale="log", ylim=(0, None))
     bytes_axes.plot(rows, [cost.bytes for cost in costs], marker=".", label=f"{CHANGES} changes")
     bytes_axes.plot(rows, [cost.idle_bytes for cost in costs], marker=".", label="idle")
     bytes_axes.set(xlabel="rows", ylabel="bytes a round", xscale="log", ylim=(0, None))
-    for axes in (time_axes, bytes_axes):
+    for axes in (cpu_axes, bytes_axes):
         axes.legend()
     figure.tight_layout()
     figure.savefig(file)
