@@ -6,7 +6,10 @@ SEEDS ?= 1000
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= bundle frame message request response file
 
-.PHONY: run test check bench soak fuzz clean
+BENCHES := propagation topologies verify_load startup breath memory growth
+CURVES := topologies breath memory growth
+
+.PHONY: run test check bench bench-all plots soak fuzz clean
 
 run: .venv/installed
 	$(BIN)/python deploy/three_hosts.py
@@ -21,6 +24,15 @@ check: .venv/installed-dev
 
 bench: .venv/installed
 	$(BIN)/python -m bench
+
+# A quarter of an hour; wrk makes the load (on Debian: apt-get install wrk).
+bench-all: .venv/installed bench
+	for name in $(BENCHES); do $(BIN)/python -m bench.$$name || exit 1; done
+
+plots: .venv/installed-dev
+	for name in $(CURVES); do \
+		$(BIN)/python -m bench.$$name --plot docs/img/$$name.svg || exit 1; \
+	done
 
 soak: .venv/installed-dev
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)

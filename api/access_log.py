@@ -8,12 +8,13 @@ no decision. What cannot be written is kept up to a bound and tried again.
 from __future__ import annotations
 
 import atexit
+import itertools
 import logging
 import sqlite3
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from api.clock import column_text
 from api.store import Store
@@ -25,22 +26,20 @@ DELETED_AT_ONCE = 1_000
 
 log = logging.getLogger(__name__)
 
+# Of the lines just written each device's last; the other columns are then of that same line
+# (sqlite.org/lang_select.html#bareagg).
 _SEEN = """
     UPDATE devices
-       SET last_seen_at = :created_at, last_seen_ip = :ip, last_version = :client_version,
-           last_hostname = coalesce(:hostname, last_hostname)
-     WHERE device_id = :device_id AND coalesce(last_seen_at, '') <= :created_at
-"""
-_LOGGED = """
-    INSERT INTO access_logs (device_id, ip, user_agent, hostname, client_version, telemetry_json,
-                             allowed, message, created_at, host)
-    VALUES (:device_id, :ip, :user_agent, :hostname, :client_version, :telemetry_json,
-            :allowed, :message, :created_at, :host)
+       SET last_seen_at = line.created_at, last_seen_ip = line.ip,
+           last_version = line.client_version,
+           last_hostname = coalesce(line.hostname, last_hostname)
+      FROM (SELECT *, max(id) FROM access_logs WHERE id > ? GROUP BY device_id) AS line
+     WHERE devices.device_id = line.device_id
+       AND coalesce(devices.last_seen_at, '') <= line.created_at
 """
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Hold one row of the log. host: the host that answered."""
 
     device_id: str
@@ -53,6 +52,10 @@ class Entry:
     message: str
     created_at: str
     host: str
+
+
+_LOGGED = f"INSERT INTO access_logs ({', '.join(Entry._fields)}) VALUES "
+_LINE = f"({', '.join('?' * len(Entry._fields))})"
 
 
 class AccessLog:
@@ -135,8 +138,15 @@ class AccessLog:
     def _write(self, group: Sequence[Entry]) -> None:
         if not group:
             return
-        rows = [asdict(entry) for entry in group]
-        last = {row["device_id"]: row for row in rows}
         with self._store.writing() as connection:
-            connection.executemany(_SEEN, last.values())
-            connection.executemany(_LOGGED, rows)
+            (before,) = connection.execute(
+                "SELECT coalesce(max(id), 0) FROM access_logs"
+            ).fetchone()
+            for start in range(0, len(group), GROUP_MAX):
+                # One statement for many: a thread that runs one after the other would take turns
+                # with those that answer at each of them.
+                lines = group[start : start + GROUP_MAX]
+                connection.execute(
+                    _LOGGED + ", ".join([_LINE] * len(lines)), [*itertools.chain(*lines)]
+                )
+            connection.execute(_SEEN, (before,))

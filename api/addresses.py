@@ -6,6 +6,7 @@ that the operator named, so a stranger who sends one is known by the connection'
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -45,6 +46,7 @@ def network(address: str) -> str:
     return str(parsed) if parsed else address
 
 
+@functools.lru_cache(maxsize=4096)
 def _parsed(address: str) -> object:
     try:
         parsed = ip_address(address)

@@ -180,6 +180,8 @@ def _set_up_log(settings: Settings) -> None:
 
 
 def _allow_origins(app: Flask, settings: Settings) -> None:
+    if not settings.cors_origins:
+        return  # nobody is allowed without
     CORS(
         app,
         origins=list(settings.cors_origins),

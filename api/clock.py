@@ -19,4 +19,4 @@ def utc_now() -> datetime:
 
 def column_text(moment: datetime) -> str:
     """Return the moment as the database writes it: `YYYY-MM-DD HH:MM:SS`, UTC."""
-    return moment.strftime("%Y-%m-%d %H:%M:%S")
+    return moment.replace(tzinfo=None).isoformat(" ", "seconds")

@@ -17,9 +17,14 @@ from api.clock import column_text
 from api.history import Act
 from api.store import Store, Value
 
-FOUND = """
-    SELECT d.*, EXISTS (SELECT 1 FROM blocks AS b WHERE b.device_id = d.device_id) AS is_blocked,
-           EXISTS (SELECT 1 FROM blocked_devices AS b WHERE b.device_id = d.device_id) AS is_barred
+_BLOCKS = """
+    EXISTS (SELECT 1 FROM blocks AS b WHERE b.device_id = d.device_id) AS is_blocked,
+    EXISTS (SELECT 1 FROM blocked_devices AS b WHERE b.device_id = d.device_id) AS is_barred
+"""
+_FOUND = f"SELECT d.*, {_BLOCKS} FROM devices AS d WHERE d.device_id = ?"
+JUDGED = f"""
+    SELECT d.device_id, d.license_type, d.status, d.start_date, d.end_date, d.custom_interval,
+           d.features, d.update_url, d.update_hash, d.update_version, {_BLOCKS}
       FROM devices AS d WHERE d.device_id = ?
 """
 _STATUS = """
@@ -62,7 +67,7 @@ class Order:
 
     def find(self, device_id: str) -> Device | None:
         """Return a device's row, or None; a device that is blocked has that status."""
-        row = self._connection.execute(FOUND, (device_id,)).fetchone()
+        row = self._connection.execute(_FOUND, (device_id,)).fetchone()
         if row is None:
             return None
         return dict(row) | ({"status": "blocked"} if row["is_blocked"] else {})

@@ -16,6 +16,7 @@ from typing import Any
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
+from joserfc.util import json_b64encode, urlsafe_b64encode
 
 ALGORITHM = "ES256"
 CURVE = "P-256"
@@ -51,6 +52,11 @@ class HostKey:
     def kid(self) -> str:
         """Return the key's id."""
         return kid_of(self.key)
+
+    @functools.cached_property
+    def signer(self) -> Signer:
+        """Return what signs this host's tokens."""
+        return Signer(TOKEN, self.key, self.kid, cert=self.certificate)
 
 
 def generate() -> ECKey:
@@ -89,11 +95,24 @@ def read_key(jwk: object) -> ECKey:
     return key
 
 
-def sign(claims: Mapping[str, Any], typ: str, key: ECKey, kid: str, **header: str) -> str:
+class Signer:
+    """Signs with one key under one header, which is encoded once."""
+
+    def __init__(self, typ: str, key: ECKey, kid: str, **header: str) -> None:
+        self._key = key
+        self._header = json_b64encode({"alg": ALGORITHM, "typ": typ, "kid": kid, **header})
+
+    def sign(self, claims: Mapping[str, Any]) -> str:
+        """Return claims as a compact JWS."""
+        payload = urlsafe_b64encode(json.dumps(claims, separators=(",", ":")).encode())
+        signed = self._header + b"." + payload
+        signature = urlsafe_b64encode(_REGISTRY.get_alg(ALGORITHM).sign(signed, self._key))
+        return (signed + b"." + signature).decode()
+
+
+def sign(claims: Mapping[str, Any], typ: str, key: ECKey, kid: str) -> str:
     """Return claims as a compact JWS."""
-    protected: dict[str, Any] = {"alg": ALGORITHM, "typ": typ, "kid": kid, **header}
-    payload = json.dumps(claims, separators=(",", ":")).encode()
-    return jws.serialize_compact(protected, payload, key, registry=_REGISTRY)
+    return Signer(typ, key, kid).sign(claims)
 
 
 def verify(text: str, typ: str, key: ECKey) -> Claims:

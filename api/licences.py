@@ -58,7 +58,7 @@ class Licence:
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Licence:
-        """Read a row of `devices` with `is_blocked` (devices.FOUND).
+        """Read a row of `devices` with `is_blocked` (devices.JUDGED).
 
         Raises ValueError where a date cannot be read.
         """

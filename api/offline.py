@@ -89,11 +89,8 @@ class OfflineTokens:
         claims = self._claims(device_id, licence, verdict)
         if nonce:
             claims["nonce"] = nonce
-        token = jose.sign(
-            claims, jose.TOKEN, self._own.key, self._own.kid, cert=self._own.certificate
-        )
         revoked = {"offline_revoked": trust.revoked_list} if trust.revoked_list else {}
-        return {"offline_token": token, **revoked}
+        return {"offline_token": self._own.signer.sign(claims), **revoked}
 
     def trust(self) -> Trust:
         """Return what the root says, read from the table every ten seconds."""

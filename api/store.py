@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 BUSY_TIMEOUT_S = 30
+WAL_CHECKPOINT_PAGES = 10_000
+"""More than the daemon lets the log grow to: it copies what it has merged back itself. At SQLite's
+default that would fall to the next one-row write here (sqlite.org/wal.html#ckpt)."""
 
 Value = str | int | float | bytes | None
 
@@ -79,4 +82,5 @@ def _connect(path: Path) -> sqlite3.Connection:
     # NORMAL may lose the last commits at a power cut, never the file's integrity, and spares every
     # /verify an fsync (sqlite.org/pragma.html#pragma_synchronous).
     connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
     return connection

@@ -21,7 +21,7 @@ from flask.typing import ResponseReturnValue
 
 from api.access_log import Entry
 from api.clock import column_text
-from api.devices import FOUND
+from api.devices import JUDGED
 from api.host import Host, host
 from api.licences import BARRED, UNKNOWN, Licence, Verdict
 from api.offline import NONCE
@@ -35,6 +35,8 @@ AHEAD_HOURS_MAX = 14
 # `ts` is read once for all servers, each of which may take 30 s to fail, and no clock is exact.
 CLOCK_SLACK = timedelta(minutes=5)
 
+_DIGITS = re.compile("([0-9]{4})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})")
+
 TELEMETRY = ("hostname", "username", "osbuild", "ram_total", "ram_free", "cpu_load", "client_time")
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,9 @@ def verify() -> ResponseReturnValue:
     """Answer a client, in the form that deployed clients parse."""
     here = host()
     now = here.clock()
-    question = Question.of_request(request)
+    # The request itself: its stand-in would be looked up anew for every field.
+    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+    question = Question.of_request(asked)
     check_request(question, here.settings, now)
     ruling = sure_ruling(here, question.device_id, now.date())
     if ruling.is_final:
@@ -153,7 +157,7 @@ def check_request(question: Question, settings: Settings, now: datetime) -> None
 
 def rule(store: Store, device_id: str, today: date) -> Ruling:
     """Judge a device by what this host's data says."""
-    row = store.row(FOUND, device_id)
+    row = store.row(JUDGED, device_id)
     if row is None:
         return Ruling(UNKNOWN, None)
     try:
@@ -239,10 +243,10 @@ def _check_time(ts: str, now: datetime) -> None:
 
 
 def _moment(ts: str) -> datetime:
-    # strptime alone would also take fewer digits, and digits of other scripts.
-    if re.fullmatch("[0-9]{14}", ts):
+    if found := _DIGITS.fullmatch(ts):
+        year, month, day, hour, minute, second = map(int, found.groups())
         try:
-            return datetime.strptime(ts, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError:
             pass
     raise DeniedError(400, f"Timestamp inválido: {ts}")

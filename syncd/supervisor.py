@@ -38,7 +38,7 @@ def up(config: Config, config_file: Path, stopping: threading.Event) -> int:
     has done so.
     """
     environment = {**os.environ, "SYNCD_CONFIG": str(config_file)}
-    api = subprocess.Popen(_api_command(config), env=environment, start_new_session=True)
+    api = subprocess.Popen(api_command(config), env=environment, start_new_session=True)
     daemon = _Daemon(config_file)
     try:
         if not _wait_until_answering(config, api, stopping):
@@ -94,7 +94,8 @@ def _found_beside(app: str, module: str, function: str) -> Callable[..., Any] | 
     return answer
 
 
-def _api_command(config: Config) -> list[str]:
+def api_command(config: Config) -> list[str]:
+    """Return the command that serves the application: one worker with threads."""
     serve = config.serve
     return [
         *(sys.executable, "-m", "gunicorn", serve.app),
