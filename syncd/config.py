@@ -174,8 +174,14 @@ class Config(_Section):
     api: dict[str, Any] = {}
 
 
-ApplicationCheck = Callable[[str, Mapping[str, Any], Mapping[str, str]], Sequence[str]]
-"""Given `serve.app`, the `api` section and the environment, says what is wrong there."""
+ApplicationCheck = Callable[
+    [str, Mapping[str, Any], Mapping[str, str], "Config | None"], Sequence[str]
+]
+"""Says what is wrong in the `api` section of an application.
+
+Given `serve.app`, the section, the environment, and the rest of the configuration, which is None
+where that is wrong itself.
+"""
 
 
 def load_config(
@@ -196,25 +202,30 @@ def load_config(
     for keys, variable in ENVIRONMENT.items():
         if environ.get(variable, "").strip():
             _override(tree, keys, variable, environ[variable].strip(), problems)
+    config = None
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         problems += _explain(error)
     problems += _contradictions(tree)
     if check is not None:
-        problems += _of_application(tree, environ, check)
-    if problems:
+        problems += _of_application(tree, environ, check, config)
+    if problems or config is None:
         raise ConfigError(problems)
     base = Path() if environ.get("DB_PATH", "").strip() else file.parent
     return config.model_copy(update={"database": (base / config.database).absolute()})
 
 
 def _of_application(
-    tree: dict[str, Any], environ: Mapping[str, str], check: ApplicationCheck
+    tree: dict[str, Any],
+    environ: Mapping[str, str],
+    check: ApplicationCheck,
+    config: Config | None,
 ) -> Sequence[str]:
     serve, section = tree.get("serve"), tree.get("api")
     app = serve.get("app") if isinstance(serve, dict) else None
-    return check(str(app or Serve().app), section if isinstance(section, dict) else {}, environ)
+    section = section if isinstance(section, dict) else {}
+    return check(str(app or Serve().app), section, environ, config)
 
 
 def _read(file: Path) -> dict[str, Any]:
