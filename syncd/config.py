@@ -123,12 +123,14 @@ class TableConfig(_Section):
 
     key: the columns that identify a row, None for the PRIMARY KEY, or `generated` for a log whose
     rows have no identity of their own. stamp_from: the column that says when rows that are there
-    already were last written.
+    already were last written. triggers: those on the table that are known to fire only where a
+    change is born, and are not warned of.
     """
 
     key: Annotated[tuple[str, ...] | str | None, PlainValidator(_table_key)] = None
     columns: Columns = Columns()
     stamp_from: str | None = None
+    triggers: tuple[str, ...] = ()
 
 
 class Peer(_Section):
