@@ -1,8 +1,8 @@
 """The API's own commands: `python -m api`.
 
-Owns what an operator does at the host itself: accounts, and a vendor's second database. A password
-is generated here, printed once and stored only as a hash; there is no default administrator and no
-way to choose a password.
+Owns what an operator does at the host itself: accounts, renewals, and a vendor's second database. A
+password is generated here, printed once and stored only as a hash; there is no default
+administrator and no way to choose a password.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from tabulate import tabulate
 
-from api import accounts, auth, legacy, passwords
+from api import accounts, auth, devices, legacy, licences, passwords
 from api.commands import act, as_json, config_option, opened_database, show
 from api.key_commands import keys
 
@@ -48,6 +48,39 @@ def create_admin(username: str, config_path: Path | None, reset: bool, as_json: 
     accounts.put_administrator(store, act(replica), username, password)
     made = {"username": username, "password": password}
     show(made, f"username: {username}\npassword: {password}", as_json)
+
+
+@main.command()
+@click.argument("device_id", metavar="DEVICE")
+@click.option(
+    "--type",
+    "license_type",
+    type=click.Choice(sorted(licences.TYPES)),
+    help="The licence's new type, by default the one that it has.",
+)
+@config_option
+@as_json
+def renew(
+    device_id: str, license_type: str | None, config_path: Path | None, as_json: bool
+) -> None:
+    """Give the licence of DEVICE another period.
+
+    It is counted from the licence's last day, or from today where that is past. A blocked device
+    stays blocked.
+    """
+    store, replica = opened_database(config_path)
+    with devices.ordering(store, act(replica)) as order:
+        device = order.find(device_id)
+        if device is None:
+            raise click.ClickException(f"there is no device {device_id}")
+        try:
+            renewal = order.renew(device, license_type)
+        except devices.NotRenewableError:
+            kind = str(device["license_type"])
+            raise click.ClickException(f"{kind} has no period; --type names another") from None
+    result = {"device_id": device_id, **dataclasses.asdict(renewal)}
+    text = f"{device_id}: {renewal.license_type}, last day {renewal.end_date or 'none'}"
+    show(result, text, as_json)
 
 
 @main.command("import-legacy")

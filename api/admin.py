@@ -7,6 +7,7 @@ are `{"error": text}`, raised as HTTP exceptions. What a change means is not dec
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import msgspec
@@ -20,6 +21,8 @@ from api.body import Body
 from api.host import host
 
 NO_SUCH_DEVICE = "Dispositivo não encontrado."
+BAD_LICENSE_TYPE = "Tipo de licença inválido."
+NOT_RENEWABLE = "Esta licença não tem prazo a renovar."
 NO_DEVICE_ID = "Device ID é obrigatório."
 
 log = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ def create_device() -> ResponseReturnValue:
     device_id = _device_id(body)
     named = {name: value for name in devices.NAMEABLE if (value := body.text(name))}
     if named.get("license_type", devices.LICENSE_TYPE_DEFAULT) not in licences.TYPES:
-        abort(400, "Tipo de licença inválido.")
+        abort(400, BAD_LICENSE_TYPE)
     with devices.ordering(here.store, here.act(account.username)) as order:
         license_type = order.register(device_id, named)
     return {"success": True, "device_id": device_id, "license_type": license_type}, 201
@@ -99,6 +102,23 @@ def deactivate_device(device_id: str) -> ResponseReturnValue:
             abort(403, NOT_ALLOWED)
         order.set_status(device_id, status)
     return {"success": True, "device_id": device_id, "status": status}
+
+
+@blueprint.post("/devices/<path:device_id>/renew")
+def renew_device(device_id: str) -> ResponseReturnValue:
+    """Give a licence another period, by request of another type; lifts no block."""
+    here = host()
+    account = administrator(here)
+    license_type = Body.of_request().text("license_type") or None
+    if license_type and license_type not in licences.TYPES:
+        abort(400, BAD_LICENSE_TYPE)
+    with devices.ordering(here.store, here.act(account.username)) as order:
+        device = touchable(order, account, device_id)
+        try:
+            renewal = order.renew(device, license_type)
+        except devices.NotRenewableError:
+            abort(400, NOT_RENEWABLE)
+    return {"success": True, "device_id": device_id, **dataclasses.asdict(renewal)}
 
 
 @blueprint.delete("/devices/<path:device_id>/delete")

@@ -40,7 +40,7 @@ from api.mail import Mailer
 from api.offline import OfflineTokens
 from api.schema import migrate
 from api.sessions import Sessions
-from api.settings import Settings, load_settings, settings_problems
+from api.settings import Settings, contradictions, load_settings, settings_problems
 from api.store import Store
 from api.throttle import Throttle
 
@@ -55,7 +55,8 @@ def create_app(
     """
     config = config or syncd.load_config(check=_problems)
     settings = load_settings(config.api, os.environ)
-    _refuse_public_keys(config, settings)
+    if problems := contradictions(settings, config):
+        raise syncd.ConfigError(problems)
     _set_up_log(settings)
     app = LicenceApi(__name__, static_folder=None)
     app.debug = False  # whatever FLASK_DEBUG says
@@ -116,17 +117,10 @@ def jobs_of(here: Host) -> Jobs:
     )
 
 
-def _problems(_: str, section: Mapping[str, Any], environ: Mapping[str, str]) -> Sequence[str]:
-    return settings_problems(section, environ)
-
-
-def _refuse_public_keys(config: syncd.Config, settings: Settings) -> None:
-    """Whatever is compiled into a client is public, so it must not sign what hosts tell hosts."""
-    public = {settings.shared_secret, settings.api_key}
-    if any(key.secret.get_secret_value() in public for key in config.sync.keys):
-        raise syncd.ConfigError(
-            ["sync.keys (SYNC_KEYS): one is compiled into your clients; make one: syncd keygen"]
-        )
+def _problems(
+    _: str, section: Mapping[str, Any], environ: Mapping[str, str], config: syncd.Config | None
+) -> Sequence[str]:
+    return settings_problems(section, environ, config)
 
 
 def open_database(config: syncd.Config) -> tuple[Store, syncd.Replica]:
@@ -143,18 +137,13 @@ def open_database(config: syncd.Config) -> tuple[Store, syncd.Replica]:
 def offline_tokens(
     config: syncd.Config, settings: Settings, store: Store, clock: Clock
 ) -> OfflineTokens:
-    """Return what signs a host's offline tokens; raises syncd.ConfigError for another's key."""
-    own = settings.offline_key
-    if own and own.host != config.node:
-        raise syncd.ConfigError(
-            [f"api.offline_key (OFFLINE_KEY): made for {own.host}, this host is {config.node}"]
-        )
+    """Return what signs a host's offline tokens."""
     return OfflineTokens(
         store,
         clock,
         node=config.node,
         root=settings.offline_root,
-        own=own,
+        own=settings.offline_key,
         grace=settings.offline_grace,
     )
 

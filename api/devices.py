@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date
 
 from api import licences
@@ -41,6 +42,18 @@ NAMEABLE = ("license_type", *DESCRIBING, "created_by")
 LICENSE_TYPE_DEFAULT = "anual"
 
 Device = dict[str, Value]
+
+
+class NotRenewableError(Exception):
+    """A licence has no period to add."""
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """Say what a licence has become. end_date: None where it never ends."""
+
+    license_type: str
+    end_date: str | None
 
 
 def listing(store: Store, created_by: str | None = None) -> list[Device]:
@@ -87,6 +100,26 @@ class Order:
             self._update(device_id, changes)
             self._note(device_id, "update", ", ".join(changes))
         return named.get("license_type", str(device["license_type"]))
+
+    def renew(self, device: Device, license_type: str | None = None) -> Renewal:
+        """Give a device another period, of its own type or of another one.
+
+        The status and a block stay as they are. Raises NotRenewableError where the licence is for
+        life already, or its type has no known period.
+        """
+        renewed = license_type or str(device["license_type"])
+        if renewed not in licences.TYPES or renewed == device["license_type"] == licences.LIFETIME:
+            raise NotRenewableError
+        start, end = licences.next_period(renewed, self._act.at.date(), _expires(device))
+        end_date = end.isoformat() if end else None
+        device_id = str(device["device_id"])
+        self._update(
+            device_id,
+            {"license_type": renewed, "start_date": start.isoformat(), "end_date": end_date},
+        )
+        was = f"{device['license_type']!s} {device['end_date'] or '-'!s}"
+        self._note(device_id, "renew", f"{was} -> {renewed} {end_date or '-'}")
+        return Renewal(renewed, end_date)
 
     def set(self, device_id: str, column: str, value: str) -> None:
         """Set one column of a device."""
@@ -147,6 +180,14 @@ def _changes(device: Device, named: Mapping[str, str]) -> dict[str, Value]:
         start = licences.day(str(device["start_date"]))
         changes["end_date"] = _end_date(named["license_type"], start)
     return changes
+
+
+def _expires(device: Device) -> date | None:
+    start, end = str(device["start_date"]), device["end_date"]
+    try:
+        return licences.last_day(str(device["license_type"]), start, str(end) if end else None)
+    except ValueError:
+        return None  # A date that cannot be read holds no days to keep.
 
 
 def _end_date(license_type: str, start: date) -> str | None:

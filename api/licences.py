@@ -66,7 +66,7 @@ class Licence:
             device_id=row["device_id"],
             license_type=row["license_type"],
             status="blocked" if row["is_blocked"] else row["status"],
-            expires=_expires(row["license_type"], row["start_date"], row["end_date"]),
+            expires=last_day(row["license_type"], row["start_date"], row["end_date"]),
             interval=_interval(row["custom_interval"]),
             features=_features(row["features"]),
             update=_update(row),
@@ -92,6 +92,15 @@ def end_date(license_type: str, start: date) -> date | None:
     return None if period is None else start + period
 
 
+def next_period(license_type: str, today: date, expires: date | None) -> tuple[date, date | None]:
+    """Return the first and the last day of a renewed licence; the last is None where it never ends.
+
+    Days that are paid for are kept: the period begins where a licence that still runs would end.
+    """
+    start = max(today, expires) if expires else today
+    return start, end_date(license_type, start)
+
+
 def day(text: str) -> date:
     """Return the day of `YYYY-MM-DD` or, as older files have it, of `DD/MM/YYYY`.
 
@@ -102,7 +111,8 @@ def day(text: str) -> date:
     return date.fromisoformat(text[:10])
 
 
-def _expires(license_type: str, start: str, end: str | None) -> date | None:
+def last_day(license_type: str, start: str, end: str | None) -> date | None:
+    """Return the last day of a row of `devices`, None where it never ends; raises ValueError."""
     if license_type == LIFETIME:
         return None
     return day(end) if end else end_date(license_type, day(start))

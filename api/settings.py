@@ -229,13 +229,33 @@ def load_settings(section: Mapping[str, Any], environ: Mapping[str, str]) -> Set
         raise syncd.ConfigError(problems=[_problem(detail) for detail in details]) from error
 
 
-def settings_problems(section: Mapping[str, Any], environ: Mapping[str, str]) -> Sequence[str]:
+def settings_problems(
+    section: Mapping[str, Any], environ: Mapping[str, str], config: syncd.Config | None
+) -> Sequence[str]:
     """Return the mistakes in the settings, for `syncd up` to report with its own."""
     try:
-        load_settings(section, environ)
+        settings = load_settings(section, environ)
     except syncd.ConfigError as error:
         return error.problems
-    return []
+    return contradictions(settings, config) if config else []
+
+
+def contradictions(settings: Settings, config: syncd.Config) -> Sequence[str]:
+    """Return what is right by itself and wrong beside the rest of a host's configuration."""
+    problems = []
+    # Whatever is compiled into a client is public, so it must not sign what hosts tell hosts.
+    public = {settings.shared_secret, settings.api_key}
+    if any(key.secret.get_secret_value() in public for key in config.sync.keys):
+        problems.append(
+            "sync.keys (SYNC_KEYS): one is compiled into your clients. `syncd keygen` makes one"
+        )
+    own = settings.offline_key
+    if own and own.host != config.node:
+        problems.append(
+            f"api.offline_key (OFFLINE_KEY): made for {own.host}, and this host is {config.node}. "
+            f"`python -m api keys make {config.node}` makes this host's"
+        )
+    return problems
 
 
 def _problem(detail: ErrorDetails) -> str:

@@ -123,12 +123,14 @@ class TableConfig(_Section):
 
     key: the columns that identify a row, None for the PRIMARY KEY, or `generated` for a log whose
     rows have no identity of their own. stamp_from: the column that says when rows that are there
-    already were last written.
+    already were last written. triggers: those on the table that are known to fire only where a
+    change is born, and are not warned of.
     """
 
     key: Annotated[tuple[str, ...] | str | None, PlainValidator(_table_key)] = None
     columns: Columns = Columns()
     stamp_from: str | None = None
+    triggers: tuple[str, ...] = ()
 
 
 class Peer(_Section):
@@ -174,8 +176,14 @@ class Config(_Section):
     api: dict[str, Any] = {}
 
 
-ApplicationCheck = Callable[[str, Mapping[str, Any], Mapping[str, str]], Sequence[str]]
-"""Given `serve.app`, the `api` section and the environment, says what is wrong there."""
+ApplicationCheck = Callable[
+    [str, Mapping[str, Any], Mapping[str, str], "Config | None"], Sequence[str]
+]
+"""Says what is wrong in the `api` section of an application.
+
+Given `serve.app`, the section, the environment, and the rest of the configuration, which is None
+where that is wrong itself.
+"""
 
 
 def load_config(
@@ -196,25 +204,30 @@ def load_config(
     for keys, variable in ENVIRONMENT.items():
         if environ.get(variable, "").strip():
             _override(tree, keys, variable, environ[variable].strip(), problems)
+    config = None
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         problems += _explain(error)
     problems += _contradictions(tree)
     if check is not None:
-        problems += _of_application(tree, environ, check)
-    if problems:
+        problems += _of_application(tree, environ, check, config)
+    if problems or config is None:
         raise ConfigError(problems)
     base = Path() if environ.get("DB_PATH", "").strip() else file.parent
     return config.model_copy(update={"database": (base / config.database).absolute()})
 
 
 def _of_application(
-    tree: dict[str, Any], environ: Mapping[str, str], check: ApplicationCheck
+    tree: dict[str, Any],
+    environ: Mapping[str, str],
+    check: ApplicationCheck,
+    config: Config | None,
 ) -> Sequence[str]:
     serve, section = tree.get("serve"), tree.get("api")
     app = serve.get("app") if isinstance(serve, dict) else None
-    return check(str(app or Serve().app), section if isinstance(section, dict) else {}, environ)
+    section = section if isinstance(section, dict) else {}
+    return check(str(app or Serve().app), section, environ, config)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -112,6 +112,8 @@ class _News:
 
         It is made in the hope that its entries are small, and made anew of fewer if they are not.
         """
+        if self._position >= self.top:
+            return self.top, []  # as nearly always; no table has to be asked
         while True:
             room = Room(bundle.FRAME_BYTES_TARGET if entries_max > 1 else math.inf)
             cut = self._nth(entries_max)

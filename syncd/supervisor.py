@@ -56,15 +56,16 @@ def up(config: Config, config_file: Path, stopping: threading.Event) -> int:
 
 
 def application_problems(
-    app: str, section: Mapping[str, Any], environ: Mapping[str, str]
+    app: str, section: Mapping[str, Any], environ: Mapping[str, str], config: Config | None
 ) -> Sequence[str]:
     """Ask an application what is wrong with its part of the configuration.
 
-    It may answer by a function `settings_problems(section, environ)` in a module `settings` beside
-    the module that `app` names. The application itself is not imported here.
+    It may answer by a function `settings_problems(section, environ, config)` in a module `settings`
+    beside the module that `app` names; config is the rest, None where that is wrong itself. The
+    application itself is not imported here.
     """
     ask = _found_beside(app, "settings", "settings_problems")
-    problems: Sequence[str] = ask(section, environ) if ask is not None else []
+    problems: Sequence[str] = ask(section, environ, config) if ask is not None else []
     return problems
 
 

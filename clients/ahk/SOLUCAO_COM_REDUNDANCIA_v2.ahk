@@ -190,11 +190,12 @@ class LicenseAPI {
         return answer
     }
 
-    ; Only this bounds the whole exchange; the four timeouts bound its steps. On a busy
-    ; PC a wait may end early, or miss the answer that it waits for; so it is a short one, taken up again.
+    ; Only this bounds the whole exchange; the four timeouts bound its steps. Where the answer is
+    ; there before the wait begins, Wine's WaitForResponse returns at once and sets no result,
+    ; which reads as false; a wait for an answer that does not come lasts its whole second.
     static IsAnswered(http, deadline) {
-        while (left := deadline - A_TickCount) > 0
-            if http.WaitForResponse(1)
+        while (begun := A_TickCount) < deadline
+            if http.WaitForResponse(1) || A_TickCount - begun < 500
                 return true
         return false
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import syncd
+from api import jose
 from api.app import create_app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +35,59 @@ def test_up_names_every_mistake_at_once(tmp_path: Path) -> None:
     assert done.stderr.startswith("4 mistakes:")
     assert all(f"({name})" in done.stderr for name in MISSING)
     assert not database.exists()
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Name all that a host needs, with nothing wrong in it."""
+    return {
+        **{name: value for name, value in os.environ.items() if name not in MISSING},
+        "NODE_NAME": "host-a",
+        "DB_PATH": str(tmp_path / "protecao.db"),
+        "SYNC_KEYS": "k1:" + "0123456789abcdef" * 2,
+        "API_KEY": "an-api-key-of-the-clients-" + "k" * 32,
+        "SHARED_SECRET": "known-to-everybody-who-has-a-client",
+        "SESSION_KEYS": "a-key-for-sessions-of-the-dashboard",
+    }
+
+
+@pytest.mark.parametrize("shipped", ["API_KEY", "SHARED_SECRET"])
+def test_up_refuses_a_sync_key_that_clients_carry(
+    environment: dict[str, str], shipped: str
+) -> None:
+    """One line says what to do, before anything is started."""
+    environment["SYNC_KEYS"] = f"k1:{environment[shipped]}"
+    assert _refusal(environment) == (
+        "error: sync.keys (SYNC_KEYS): one is compiled into your clients. `syncd keygen` makes one"
+    )
+
+
+def test_up_refuses_the_offline_key_of_another_host(environment: dict[str, str]) -> None:
+    """Two hosts' files are easily mixed up: the line names both, and the way out."""
+    root, key = jose.generate(), jose.generate()
+    certificate = jose.certify(root, key, "host-b", 0)
+    environment["OFFLINE_ROOT"] = json.dumps(jose.public_jwk(root))
+    environment["OFFLINE_KEY"] = json.dumps(jose.private_jwk(key) | {"cert": certificate})
+    assert _refusal(environment) == (
+        "error: api.offline_key (OFFLINE_KEY): made for host-b, and this host is host-a. "
+        "`python -m api keys make host-a` makes this host's"
+    )
+
+
+def _refusal(environment: dict[str, str]) -> str:
+    """Start a host that must not start, and return all that it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "syncd", "up"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not Path(environment["DB_PATH"]).exists()
+    return done.stderr.strip()
 
 
 def test_a_secret_of_the_clients_is_no_sync_key(

@@ -37,7 +37,7 @@ def test_every_admin_endpoint_but_the_login_needs_a_token(site: Site) -> None:
                     {"error": "Unauthorized"},
                 )
                 asked += 1
-    assert asked == 16
+    assert asked == 17
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,7 @@ def test_every_admin_endpoint_but_the_login_needs_a_token(site: Site) -> None:
         ("/admin/devices/create", {"device_id": "n" * 32}),
         ("/admin/devices/create", {"device_id": "m" * 32, "owner_name": "Outra"}),
         ("/admin/devices/update-created-by", {"device_id": "c" * 32, "created_by": "maria"}),
+        ("/admin/devices/" + "m" * 32 + "/renew", {}),
         ("/admin/sync", {}),
     ],
 )

@@ -390,7 +390,7 @@ def test_a_key_that_cannot_sign_is_reported(
 
 def test_another_hosts_key_is_refused(make_site: MakeSite, vendor: Vendor) -> None:
     """A key certified for one host does not sign on another."""
-    with pytest.raises(syncd.ConfigError, match="made for there, this host is here"):
+    with pytest.raises(syncd.ConfigError, match="made for there, and this host is here"):
         make_site(vendor.settings("there"))
 
 

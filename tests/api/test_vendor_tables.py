@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from licence_site import Site
 from api.schema import migrate, migrations
 from api.store import Store
 
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = {
     "devices": "id device_id owner_name license_type status start_date end_date allow_offline "
     "custom_interval features update_url update_hash update_version notes last_seen_at "
@@ -53,6 +58,24 @@ def test_a_new_file_gets_the_six_tables(path: Path) -> None:
     for table, columns in COLUMNS.items():
         assert _columns(path, table) == columns.split()
     assert _pragma(path, "journal_mode") == "wal"
+
+
+def test_init_with_the_config_that_ships_warns_of_nothing(path: Path) -> None:
+    """What the API itself puts beside a vendor's tables is no surprise to its own config."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(EARLY)
+    done = subprocess.run(
+        [sys.executable, "-m", "syncd", "--config", "config.yaml", "init", "--json"],
+        cwd=ROOT,
+        env=os.environ | {"DB_PATH": str(path), "SYNC_KEYS": "k1:" + "0123456789abcdef" * 2},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    enrolled = {row["table"]: row for row in json.loads(done.stdout)}
+    assert enrolled["devices"]["rows"] == 1
+    assert [warning for row in enrolled.values() for warning in row["warnings"]] == []
 
 
 @pytest.mark.parametrize(

@@ -16,17 +16,6 @@ EDITIONS = ("python", "v1.1", "v2")
 StartHost = Callable[[Script | Answer], ScriptedHost]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the Windows editions more than one try.
-
-    Under Wine WinHttp now and then never reports an answer that has come, about once in a hundred
-    requests; what a client then does is right, and another test.
-    """
-    for item in items:
-        if "[v1.1" in item.name or "[v2" in item.name:
-            item.add_marker(pytest.mark.flaky(reruns=3))
-
-
 @pytest.fixture(scope="session")
 def running_wine() -> Iterator[wine.Wine]:
     """Hold Wine, or skip."""

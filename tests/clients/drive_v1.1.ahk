@@ -32,12 +32,23 @@ Main(folder) {
     g_LicenseAPI_TimeoutSeconds := settings.timeout
     g_LicenseAPI_StateFile := settings.state
 
-    licenca := LicenseAPI.Check()
+    BusyPc.busyMs := settings.busy
+    licenca := BusyPc.Check()
     outcome := licenca.allow "`n" licenca.status "`n" licenca.message "`n"
     for _, feature in licenca.features
         outcome .= feature "`n"
     FileDelete, %folder%\outcome.txt
     FileAppend, %outcome%, *%folder%\outcome.txt, UTF-8
+}
+
+; A PC that has other things to do between the question and the wait for its answer.
+class BusyPc extends LicenseAPI {
+    static busyMs := 0
+
+    IsAnswered(http, deadline) {
+        Sleep, % this.busyMs
+        return base.IsAnswered(http, deadline)
+    }
 }
 
 Fail(problem) {

@@ -32,13 +32,24 @@ Main(folder) {
     g_LicenseAPI_TimeoutSeconds := Integer(settings["timeout"])
     g_LicenseAPI_StateFile := settings["state"]
 
-    licenca := LicenseAPI.Check()
+    BusyPc.busyMs := Integer(settings["busy"])
+    licenca := BusyPc.Check()
     outcome := licenca.allow "`n" licenca.status "`n" licenca.message "`n"
     for feature in licenca.features
         outcome .= feature "`n"
     if FileExist(folder "\outcome.txt")
         FileDelete(folder "\outcome.txt")
     FileAppend(outcome, folder "\outcome.txt", "UTF-8")
+}
+
+; A PC that has other things to do between the question and the wait for its answer.
+class BusyPc extends LicenseAPI {
+    static busyMs := 0
+
+    static IsAnswered(http, deadline) {
+        Sleep(this.busyMs)
+        return super.IsAnswered(http, deadline)
+    }
 }
 
 Fail(problem, *) {

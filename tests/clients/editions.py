@@ -26,13 +26,17 @@ TIMEOUT_S = 20
 
 @dataclass(frozen=True)
 class Setup:
-    """What a client is told. folder: for its state and its logs; vendor: whose root it pins."""
+    """What a client is told. folder: for its state and its logs; vendor: whose root it pins.
+
+    busy_ms: how long a Windows PC is busy after a question, before it waits for the answer.
+    """
 
     folder: Path
     servers: Sequence[str] = ()
     vendor: Vendor | None = None
     device_id: str = DEVICE
     timeout_s: int = TIMEOUT_S
+    busy_ms: int = 0
     pinned: tuple[str, str] | None = None
 
     @property
@@ -102,6 +106,7 @@ class AutoHotkeyEdition:
             f"y={setup.root[1]}",
             f"device={setup.device_id}",
             f"timeout={setup.timeout_s}",
+            f"busy={setup.busy_ms}",
             f"state={windows_path(setup.folder)}\\{self.state_file}",
         ]
         (setup.folder / "setup.txt").write_text("\n".join(lines), encoding="utf-8")

@@ -38,6 +38,15 @@ class TestOrder:
         assert server == f"servidor 1 ({first.url})"
         assert (client.failover, client.offline) == ([], [])
 
+    def test_answer_that_is_there_before_the_wait_is_seen(
+        self, client: Installed, vendor: Vendor, start_host: StartHost
+    ) -> None:
+        """A busy PC may come to wait late, and took the server for one that hangs."""
+        host = start_host(signed(vendor.host("a")))
+        busy = client.configure(host.url, vendor=vendor, busy_ms=500)
+        assert busy.check().status == "online"
+        assert client.failover == []
+
     def test_backup_answers_when_the_first_is_down(
         self, client: Installed, vendor: Vendor, start_host: StartHost
     ) -> None:

@@ -815,6 +815,17 @@ class TestTriggersOfTheUsers:
             assert all("writes logs" in warning for warning in devices.warnings)
             assert logs.warnings == ()
 
+    def test_one_that_is_configured_is_not_named(self, make_hosts: MakeHosts) -> None:
+        """Who has seen that it is right is not told again, and is told of any other."""
+        ddl = (
+            f"{AUDITED}; CREATE TRIGGER known AFTER INSERT ON devices BEGIN {INTO_LOGS} END;"
+            f"CREATE TRIGGER new AFTER INSERT ON devices BEGIN {INTO_LOGS} END"
+        )
+        tables: dict[str, Key] = {"devices": {"triggers": ["known"]}, "logs": None}
+        (a,) = make_hosts("a", ddl=ddl, tables=tables, enrolled=False)
+        (warning,) = a.enrol()[0].warnings
+        assert warning.startswith("trigger new writes logs")
+
     def test_a_chain_is_told_link_by_link(self, make_hosts: MakeHosts) -> None:
         """Each trigger is named once, at its own table."""
         ddl = (
