@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from syncd import numbers
 from syncd.database import Connection, quoted
 from syncd.introspection import Constraints, ForeignKey, Unique
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
 from syncd.shadow import hidden, hide, owned
 
 NEW = "e.position > (SELECT settled FROM syncd_replica)"
@@ -109,15 +109,20 @@ class Candidates:
         self._connection.run(f"CREATE TEMP TABLE {self._candidate} AS {self._candidates()}")
 
     def unsupported(self) -> list[str]:
-        """Return the keys of candidates whose parent does not show, as SQL literals."""
-        return [
-            key
+        """Return the keys of hidden rows whose parent does not show, as SQL literals."""
+        candidates = [
+            f"SELECT {self._literals('c.syncd_')} FROM temp.{self._candidate} AS c"
+            f" WHERE NOT {_has_parent(reference, 'c', quoted(reference.parent))}"
             for reference in self._demands.foreign_keys
-            for (key,) in self._connection.rows(
-                f"SELECT {self._literals('c.syncd_')} FROM temp.{self._candidate} AS c"
-                f" WHERE NOT {_has_parent(reference, 'c', quoted(reference.parent))}"
-            )
         ]
+        numberless = [
+            f"SELECT {self._literals('h.')} FROM {self._table.shadow} AS h"
+            f" WHERE h.alive = 1 AND NOT {_is_numbered(column)}"
+            for column in self._table.columns
+            if column.parent is not None
+        ]
+        queries = [*candidates, *numberless]
+        return [key for query in queries for (key,) in self._connection.rows(query)]
 
     def displaced(self) -> list[tuple[str, str, str]]:
         """Return the keys of candidates and of the newer rows that have their UNIQUE values.
@@ -188,12 +193,7 @@ class Candidates:
         }
         values |= {column.name: f"h.{column.cell}" for column in table.excluded}
         whole = [f"{v} IS NOT NULL" for name, v in values.items() if name in self._demands.required]
-        # A row number that is not known yet is that of a parent that does not show.
-        whole += [
-            f"(h.{column.cell} IS NULL OR {column.local(f'h.{column.cell}')} IS NOT NULL)"
-            for column in table.columns
-            if column.parent is not None
-        ]
+        whole += [_is_numbered(column) for column in table.columns if column.parent is not None]
         row = "h.row"
         own = list(zip(table.identity, table.identity_of("h"), strict=True))
         if table.numbered:
@@ -339,6 +339,14 @@ class Candidates:
             f" WHERE NOT EXISTS (SELECT 1 FROM {table.sql} AS t WHERE {same})"
         )
         return taken + refused
+
+
+def _is_numbered(column: Column) -> str:
+    """Return the condition that hidden row `h` has no parent, or one with a number.
+
+    A parent whose number is not known yet does not show.
+    """
+    return f"(h.{column.cell} IS NULL OR {column.local(f'h.{column.cell}')} IS NOT NULL)"
 
 
 def _has_parent(reference: ForeignKey, child: str, parent: str) -> str:

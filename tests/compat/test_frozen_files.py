@@ -155,7 +155,11 @@ class TestDatabase:
         with contextlib.closing(later):
             later.enrol()
             assert freeze.rows(old.config.database, expected["later"]) == expected["later"]
-            assert {reason for *_, reason in freeze.waiting(later)} == {"future", "constraint"}
+            assert {reason for *_, reason in freeze.waiting(later)} == {
+                "future",
+                "displaced",
+                "parent",
+            }
 
 
 class TestBundle:
