@@ -446,6 +446,7 @@ def up(this: _Session) -> None:
     1; a daemon that ends is started again.
     """
     config = load_config(this.config_file, check=supervisor.application_problems)
+    supervisor.require_database(config.database)
     sys.exit(supervisor.up(config, Path(this.config_file), _stopping()))
 
 

@@ -117,6 +117,8 @@ def hear(connection: Connection, sender: bytes, node: str, vector: Vector, now_m
         " DO UPDATE SET at_ms = excluded.at_ms",
         (ordinal, now_ms),
     )
+    # Heard while this clock ran ahead, a silent peer would pin deaths for that much longer.
+    connection.run("UPDATE syncd_heard SET at_ms = ?1 WHERE at_ms > ?1", (now_ms,))
     connection.run("DELETE FROM syncd_told WHERE sender = ?", (ordinal,))
     connection.many(
         "INSERT OR IGNORE INTO syncd_origin (id, node) VALUES (?, '')", [(id_,) for id_ in vector]

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from syncd.config import Config
+from syncd.database import Database
+from syncd.errors import DatabaseError
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,18 @@ def application_problems(
     ask = _found_beside(app, "settings", "settings_problems")
     problems: Sequence[str] = ask(section, environ, config) if ask is not None else []
     return problems
+
+
+def require_database(path: Path) -> None:
+    """Raise DatabaseError where a file is no database or cannot be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"{path}: its folder cannot be made: {error.strerror}"
+        raise DatabaseError(problem, hint="Correct `database` (DB_PATH).") from error
+    if path.exists():
+        with contextlib.closing(Database(path)) as database, database.read() as connection:
+            connection.value("SELECT count(*) FROM sqlite_schema")
 
 
 def prepare_database(config: Config) -> None:

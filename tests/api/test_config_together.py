@@ -74,7 +74,34 @@ def test_up_refuses_the_offline_key_of_another_host(environment: dict[str, str])
     )
 
 
+@pytest.mark.parametrize(
+    ("database", "problem"),
+    [
+        ("text.db", "file is not a database"),
+        ("folder", "unable to open database file"),
+        ("text.db/protecao.db", "its folder cannot be made"),
+    ],
+)
+def test_up_refuses_what_cannot_be_its_database(
+    environment: dict[str, str], tmp_path: Path, database: str, problem: str
+) -> None:
+    """A DB_PATH on something else is two lines, the problem and the hint, not a traceback."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.db").write_text("some other file of the host's, long enough" * 20)
+    environment["DB_PATH"] = str(tmp_path / database)
+    said, hint = _said(environment, exit_code=1).splitlines()
+    assert said.startswith(f"error: {tmp_path / database}: {problem}")
+    assert hint.startswith("hint: ")
+
+
 def _refusal(environment: dict[str, str]) -> str:
+    """Start a host whose configuration is wrong; return all that it says."""
+    said = _said(environment, exit_code=2)
+    assert not Path(environment["DB_PATH"]).exists()
+    return said
+
+
+def _said(environment: dict[str, str], exit_code: int) -> str:
     """Start a host that must not start, and return all that it says."""
     done = subprocess.run(
         [sys.executable, "-m", "syncd", "up"],
@@ -85,8 +112,7 @@ def _refusal(environment: dict[str, str]) -> str:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert not Path(environment["DB_PATH"]).exists()
+    assert (done.returncode, done.stdout) == (exit_code, "")
     return done.stderr.strip()
 
 

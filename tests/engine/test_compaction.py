@@ -105,6 +105,21 @@ class TestWhatIsForgotten:
         pull(a, b)
         assert a.replica.compact().deaths == 1
 
+    def test_a_peer_heard_while_the_clock_ran_ahead_pins_no_longer_than_others(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """A's clock was a year ahead when it last heard C, which was renamed since: C is silent."""
+        a, b, c = make_hosts("a", "b", "c")
+        insert(a, "d")
+        days_pass(365, a)
+        ask(c, a)
+        days_pass(-365, a)
+        delete(a, "d")
+        settle(a, b)
+        days_pass(RETENTION_DAYS + 1, a, b)
+        settle(a, b)
+        assert a.replica.compact().deaths == 1
+
     def test_what_a_peer_has_is_learned_from_its_requests(self, make_hosts: MakeHosts) -> None:
         """B only ever asks; A hears from that what B lacks."""
         a, b = make_hosts("a", "b")
