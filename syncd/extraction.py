@@ -35,9 +35,9 @@ def frame_after(
 
     The journal must be folded. The frame ends at a whole change and near `FRAME_BYTES_TARGET`, and
     it carries the claim only if it reaches the end of the changelog: a page that ends earlier lacks
-    the successors of changes it leaves out, so nothing may be concluded from it yet. snapshot: its
-    mark. Raises `SchemaChanged` while a table cannot be read: its values would be missing behind
-    the claim.
+    the successors of changes it leaves out, so nothing may be concluded from it yet. snapshot: the
+    one it is part of. Raises `SchemaChanged` while a table cannot be read: its values would be
+    missing behind the claim.
     """
     require_readable(connection)
     tables = load_tables(connection)

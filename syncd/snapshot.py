@@ -28,7 +28,7 @@ SLICE_ROWS = 10_000
 def answer(
     connection: Connection, since: Vector, after: int, progress: Progress | None
 ) -> tuple[Vector, int, Snapshot | None]:
-    """Return from where to serve a host: since, after and, if that is a snapshot, its mark.
+    """Return from where to serve a host: since, after and, if that is a snapshot, which.
 
     since, after: what the host has merged. progress: how far it has read a snapshot of this
     replica.
@@ -41,8 +41,8 @@ def answer(
         table.name: [column.name for column in table.columns]
         for table in load_tables(connection).values()
     }
-    mark = Snapshot(tables, dict(forgotten.seqs), forgotten.hlc)
-    return Vector(), progress.position if progress and goes_on else 0, mark
+    part = Snapshot(tables, dict(forgotten.seqs), forgotten.hlc)
+    return Vector(), progress.position if progress and goes_on else 0, part
 
 
 def progress(connection: Connection, sender: bytes) -> Progress | None:
@@ -111,7 +111,7 @@ def finish(connection: Connection, sender: int, frame: Frame) -> int:
     """
     assert frame.snapshot is not None
     assert frame.claim is not None
-    mark = frame.snapshot
+    part = frame.snapshot
     tables = load_tables(connection)
     claim = changelog.by_ordinal(connection, Vector(frame.claim))
     covered = changelog.up_to("e.origin", claim)
@@ -119,18 +119,18 @@ def finish(connection: Connection, sender: int, frame: Frame) -> int:
         f"e.seq <= {covered} AND NOT EXISTS (SELECT 1 FROM syncd_came AS c"
         f" WHERE c.sender = {sender} AND c.origin = e.origin AND c.seq = e.seq)"
     )
-    complete = [tables[name] for name in mark.tables if name in tables]
+    complete = [tables[name] for name in part.tables if name in tables]
     rows = 0
     with capture.suspended(connection, settle.affected(connection, tables, tables)):
         for table in complete:
-            rows += _take_away(connection, table, f"{gone} AND {_told_of(table, mark)}")
-        names = ", ".join(literal(name) for name in mark.tables)
+            rows += _take_away(connection, table, f"{gone} AND {_told_of(table, part)}")
+        names = ", ".join(literal(name) for name in part.tables)
         connection.run(f"DELETE FROM syncd_held AS e WHERE e.tbl IN ({names}) AND {gone}")
         for table in tables.values():
-            compaction.lift(connection, table, f"e.seq > {covered}", mark.hlc)
-        compaction.lift_held(connection, f"e.seq > {covered}", mark.hlc)
+            compaction.lift(connection, table, f"e.seq > {covered}", part.hlc)
+        compaction.lift_held(connection, f"e.seq > {covered}", part.hlc)
         settle.settle(connection, tables, lost=[table.name for table in complete])
-    compaction.adopt(connection, Vector(mark.horizon), mark.hlc)
+    compaction.adopt(connection, Vector(part.horizon), part.hlc)
     drop(connection, sender)
     log.info(
         "the snapshot of %s is complete: %d rows were deleted meanwhile",
@@ -145,13 +145,13 @@ def _node(connection: Connection, ordinal: int) -> str:
     return node
 
 
-def _told_of(table: Table, mark: Snapshot) -> str:
+def _told_of(table: Table, part: Snapshot) -> str:
     """Return the condition that the sender would have sent entry `e`, if it had it.
 
     It does not send what was written to columns that it has dropped.
     """
     unknown = sum(
-        column.bit for column in table.columns if column.name not in mark.tables[table.name]
+        column.bit for column in table.columns if column.name not in part.tables[table.name]
     )
     return f"(e.mask & {ALIVE_BIT} OR NOT e.mask & {unknown})"
 
