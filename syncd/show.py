@@ -80,13 +80,18 @@ class Showing:
         table = self._table
         names = [*table.identity, *(quoted(column.name) for column in columns)]
         new = "NOT s.met AND s.mask <> 0"
-        if table.is_generated:
+        if table.numbered:
+            # In a number that is free again, children that a lost parent has left behind, and that
+            # are not looked at yet, would find another one.
             numbers.allot(
                 self._connection,
                 table,
                 f"SELECT {table.cells('s')}, NULL AS row FROM temp.syncd_staged AS s WHERE {new}",
             )
         cells = [*table.identity_of("s"), *(f"s.{column.cell}" for column in columns)]
+        if table.numbered and not table.is_generated:
+            names.append(quoted(str(table.rowid)))
+            cells.append(f"(SELECT n.row FROM {table.numbers} AS n WHERE {table.on('n', 's')})")
         sets = ", ".join(f"{quoted(c.name)} = excluded.{quoted(c.name)}" for c in columns)
         # If the row stands there after all, someone wrote it uncaptured; the merged change has a
         # stamp and that row has none.

@@ -252,6 +252,23 @@ class TestGenerated:
 class TestReferences:
     """Foreign keys to surrogate ids."""
 
+    def test_a_child_left_behind_does_not_get_the_parent_that_takes_the_number(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Ana is gone and Bob has come in one pull; SQLite would give him the number she had."""
+        ddl = FAMILY.replace("boss INTEGER REFERENCES owners (id)", "boss")
+        a, b = make_hosts("a", "b", ddl=ddl, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('ana')")
+        settle(a, b)
+        b.write("INSERT INTO cars VALUES ('x', (SELECT id FROM owners WHERE name = 'ana'), 'red')")
+        a.write("DELETE FROM owners WHERE name = 'ana'")
+        a.write("INSERT INTO owners (name) VALUES ('bob')")
+        settle(a, b)
+        assert cars(a) == cars(b) == []
+        a.write("INSERT INTO owners (name) VALUES ('ana')")
+        settle(a, b)
+        assert cars(a) == cars(b) == [("x", "ana")]
+
     def test_a_reference_by_number_means_the_same_parent_everywhere(
         self, make_hosts: MakeHosts
     ) -> None:
