@@ -214,6 +214,8 @@ def _sleep(stopping: threading.Event, seconds: float) -> None:
 
 def _finish(scheduler: BackgroundScheduler) -> None:
     """Let running frames end, but not for longer than `STOP_WITHIN_S`."""
+    # A job that is due at this moment would find its executor closed, and say so with a traceback.
+    scheduler.remove_all_jobs()
     finisher = threading.Thread(target=scheduler.shutdown, daemon=True)
     finisher.start()
     finisher.join(STOP_WITHIN_S)
