@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,7 @@ def test_what_waits_is_listed_with_its_reason(tmp_path: Path) -> None:
     for host in (a, b):
         assert host.run("init").exit_code == 0
     a.add("old", "same")
+    time.sleep(0.01)  # in one millisecond the origins, which are random, would decide
     b.sql("INSERT INTO note (name, body, colour) VALUES ('new', 'same', 'red')")
     take(a, b, "first")
     waiting = {(one["key"], one["column"], one["reason"], one["node"]) for one in a.json("held")}
