@@ -271,7 +271,9 @@ def inspect(this: _Session, file: Path, rows: bool, unsigned: bool, as_json: boo
 
 @cli.group(invoke_without_command=True)
 @click.option("--table", metavar="T", help="Only of this table.")
-@click.option("--since", metavar="DURATION", help="Only what lost within this time, such as 1d.")
+@click.option(
+    "--since", metavar="DURATION", help="Of the log, only what lost within this time, such as 1d."
+)
 @as_json
 @click.pass_context
 def conflicts(context: click.Context, table: str | None, since: str | None, as_json: bool) -> None:
@@ -286,11 +288,7 @@ def conflicts(context: click.Context, table: str | None, since: str | None, as_j
     this: _Session = context.obj
     since_ms = this.replica.wall_ms() - _duration(since) if since else 0
     found = [report.conflict_data(one) for one in this.replica.conflicts(table, since_ms)]
-    waiting = [
-        dataclasses.asdict(one)
-        for one in this.replica.held()
-        if table in (None, one.table) and one.time_ms >= since_ms
-    ]
+    waiting = [dataclasses.asdict(one) for one in this.replica.held() if table in (None, one.table)]
     _print([*found, *waiting], report.conflicts_text(found, waiting), as_json)
 
 

@@ -89,5 +89,7 @@ def test_what_waits_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert "displaced" in a.run("conflicts").stdout
     assert a.json("conflicts") == a.json("held")
     assert a.json("conflicts", "--table", "other") == []
+    time.sleep(1.1)
+    assert a.json("conflicts", "--since", "1s") == a.json("held")  # it is held now, however old
     assert "unknown column" in a.run("held").stdout
     assert a.json("status")["held"] == 2
