@@ -55,22 +55,19 @@ class Knowledge:
         """Merge what was held and is withdrawn, so that it can be written anew."""
         self._move({c for c in self.waiting if not self._counts(c) and self.knows(c)})
 
-    def write_anew(self, anew: dict[model.Stamp, model.Stamp]) -> set[Change]:
-        """Give what owns a register, or waits, another stamp; return what became of it.
+    def write_anew(self, anew: dict[model.Stamp, model.Stamp], *, is_held: bool) -> set[Change]:
+        """Give what owns a register, or what waits, another stamp; return what became of it.
 
-        The original stays until it is forgotten.
+        The original stays until it is forgotten. What is held of a change is a change of its own.
         """
-        written = set()
-        owning = model.surviving(self.merged)
-        for kept, among in ((self.merged, owning), (self.waiting, set(self.waiting))):
-            again = {
-                Change(anew[c.stamp], c.table, c.key, c.register, c.value)
-                for c in among
-                if c.stamp in anew
-            }
-            kept.update(again)
-            written |= again
-        return written
+        kept = self.waiting if is_held else self.merged
+        again = {
+            Change(anew[c.stamp], c.table, c.key, c.register, c.value)
+            for c in (kept if is_held else model.surviving(kept))
+            if c.stamp in anew
+        }
+        kept |= again
+        return again
 
     def forget_withdrawn(self) -> None:
         """Take out what does not count any more."""

@@ -135,7 +135,8 @@ class Observer:
             anew = {
                 Stamp(*stamp): Stamp(hlc + n, origin, seq + n) for n, stamp in enumerate(before, 1)
             }
-            _later(connection, lambda machine: self._write_anew(machine, anew))
+            is_held = target == "syncd_held"
+            _later(connection, lambda machine: self._write_anew(machine, anew, is_held=is_held))
             return rewrite(connection, target, chosen)
 
         return watched
@@ -161,9 +162,10 @@ class Observer:
             hold(self._ledger.has(change), "invented", f"{change} was never written")
         machine.knowledge.take_in(changes, until_ms)
 
-    def _write_anew(self, machine: Machine, anew: dict[Stamp, Stamp]) -> None:
+    def _write_anew(self, machine: Machine, anew: dict[Stamp, Stamp], *, is_held: bool) -> None:
         known = frozenset(machine.knowledge.merged)
-        self._ledger.enter(machine.knowledge.write_anew(anew), known)
+        again = machine.knowledge.write_anew(anew, is_held=is_held)
+        self._ledger.enter(again, known)
 
     def _rename(self, machine: Machine, *, old: bytes, folded: int, new: bytes) -> None:
         """Follow a renewal: writes that were not folded yet are born under the new origin."""
