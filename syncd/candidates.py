@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncd import numbers
-from syncd.database import Connection, quoted
+from syncd.database import Connection, literal, quoted
 from syncd.introspection import Constraints, ForeignKey, Unique
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
 from syncd.shadow import hidden, hide, owned
 
+_SIDE = ("value", "hlc", "origin", "seq")
 NEW = "e.position > (SELECT settled FROM syncd_replica)"
 """The condition that entry `e` has come since it was last decided what shows."""
 
@@ -124,21 +125,25 @@ class Candidates:
         queries = [*candidates, *numberless]
         return [key for query in queries for (key,) in self._connection.rows(query)]
 
-    def displaced(self) -> list[tuple[str, str, str]]:
-        """Return the keys of candidates and of the newer rows that have their UNIQUE values.
+    def displacements(self) -> str:
+        """Return the query of candidates and of the newer rows that have their UNIQUE values.
 
-        Keys are SQL literals; with each pair comes the newer row's stamp, as text.
+        Keys are SQL literals, and so are values of several columns. Stamps are those that decide
+        it, with the origin's ordinal.
         """
-        return [
-            pair
+        pairs = [
+            f"SELECT {self._literals('c.syncd_')} AS key, {literal(_names(unique))} AS col,"
+            f" r.wanted AS lost_value, {_unpacked('c', 'lost')}, {self._literals('r.')} AS won_key,"
+            f" r.had AS won_value, {_unpacked('r', 'won')}"
+            f" FROM ({self._rivals(unique, _values(unique))}) AS r"
+            f" JOIN temp.{self._candidate} AS c ON c.syncd_id = r.id"
+            " WHERE r.syncd_stamp > c.syncd_stamp"
             for unique in self._demands.uniques
-            for pair in self._connection.rows(
-                f"SELECT {self._literals('c.syncd_')}, {self._literals('r.')}, r.syncd_stamp"
-                f" FROM ({self._rivals(unique)}) AS r"
-                f" JOIN temp.{self._candidate} AS c ON c.syncd_id = r.id"
-                " WHERE r.syncd_stamp > c.syncd_stamp"
-            )
         ]
+        sides = ([f"{side}_{part}" for part in _SIDE] for side in ("lost", "won"))
+        names = ["key", "col", *next(sides), "won_key", *next(sides)]
+        nothing = f"SELECT {', '.join(f'NULL AS {name}' for name in names)} WHERE false"
+        return " UNION ALL ".join([nothing, *pairs])
 
     def drop(self) -> None:
         """Clear what `gather` has gathered."""
@@ -230,7 +235,7 @@ class Candidates:
             unique = {column.name for column in table.columns}
         claims = ALIVE_BIT | sum(c.bit for c in table.columns if c.name in unique)
         return (
-            "(SELECT max(printf('%016x', e.hlc) || hex(i.id) || printf('%016x', e.seq))"
+            "(SELECT max(printf('%019d', e.hlc) || hex(i.id) || printf('%019d', e.seq))"
             f" FROM {table.changes} AS e JOIN syncd_origin AS i ON i.ordinal = e.origin"
             f" WHERE {table.on('e', alias)} AND e.mask & {claims})"
         )
@@ -269,8 +274,8 @@ class Candidates:
         for unique in self._demands.uniques:
             self._drop_second(unique)
 
-    def _rivals(self, unique: Unique) -> str:
-        """Return the query of showing rows that hold a value a candidate wants."""
+    def _rivals(self, unique: Unique, also: str = "") -> str:
+        """Return the query of showing rows `v` that hold a value a candidate `w` wants."""
         table = self._table
         showing = (
             f"SELECT {_named_key(table, 't')}, {_terms(unique)}"
@@ -280,7 +285,7 @@ class Candidates:
             f"SELECT syncd_id AS id, {_terms(unique)} FROM temp.{self._candidate}{_where(unique)}"
         )
         return (
-            f"SELECT w.id, {self._stamp('v')} AS syncd_stamp, {table.cells('v')}"
+            f"SELECT w.id, {self._stamp('v')} AS syncd_stamp, {table.cells('v')}{also}"
             f" FROM ({wanting}) AS w CROSS JOIN ({showing}) AS v ON {_same(unique, 'v', 'w')}"
         )
 
@@ -368,6 +373,34 @@ def _named_key(table: Table, alias: str) -> str:
 
 def _terms(unique: Unique) -> str:
     return ", ".join(f"{term.sql} AS u{n}" for n, term in enumerate(unique.terms))
+
+
+def _names(unique: Unique) -> str:
+    return ", ".join(term.column or term.sql for term in unique.terms)
+
+
+def _values(unique: Unique) -> str:
+    """Return, as more columns of a query, what `w` wants and `v` has: a value, or literals."""
+    return "".join(
+        f", {_listed([f'{row}.u{n}' for n in range(len(unique.terms))])} AS {name}"
+        for row, name in (("w", "wanted"), ("v", "had"))
+    )
+
+
+def _listed(values: Sequence[str]) -> str:
+    if len(values) == 1:
+        return values[0]
+    return " || ', ' || ".join(f"quote({value})" for value in values)
+
+
+def _unpacked(row: str, side: str) -> str:
+    """Return, as columns of a query, the parts of a row's stamp."""
+    stamp = f"{row}.syncd_stamp"
+    return (
+        f"CAST(substr({stamp}, 1, 19) AS INTEGER) AS {side}_hlc,"
+        f" (SELECT ordinal FROM syncd_origin WHERE hex(id) = substr({stamp}, 20, 32))"
+        f" AS {side}_origin, CAST(substr({stamp}, 52) AS INTEGER) AS {side}_seq"
+    )
 
 
 def _where(unique: Unique) -> str:

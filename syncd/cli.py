@@ -36,6 +36,7 @@ from syncd import (
 from syncd import verify as verification
 from syncd.config import Config, duration_ms, load_config
 from syncd.errors import ConfigError, SchemaError, SyncError
+from syncd.held import DISPLACED
 from syncd.merge import Counts
 from syncd.replica import Replica
 from syncd.vector import Vector
@@ -279,8 +280,9 @@ def inspect(this: _Session, file: Path, rows: bool, unsigned: bool, as_json: boo
 def conflicts(context: click.Context, table: str | None, since: str | None, as_json: bool) -> None:
     """List the values that lost to a write that did not know, and what is held.
 
-    Each host lists what lost on it. `syncd conflicts restore ID` writes a value back. Rows that are
-    displaced and changes that wait are listed behind, for as long as they are; in the JSON of the
+    Each host lists what lost on it. A row that is displaced has lost a value that must be unique to
+    another row; it is listed with that row, and when it was. `syncd conflicts restore ID` writes
+    back what lost. Changes that wait are listed behind, for as long as they do; in the JSON of the
     log they are the entries without a lost_value.
     """
     if context.invoked_subcommand is not None:
@@ -288,7 +290,11 @@ def conflicts(context: click.Context, table: str | None, since: str | None, as_j
     this: _Session = context.obj
     since_ms = this.replica.wall_ms() - _duration(since) if since else 0
     found = [report.conflict_data(one) for one in this.replica.conflicts(table, since_ms)]
-    waiting = [dataclasses.asdict(one) for one in this.replica.held() if table in (None, one.table)]
+    waiting = [
+        report.held_data(one)
+        for one in this.replica.held()
+        if one.reason != DISPLACED and table in (None, one.table)
+    ]
     _print([*found, *waiting], report.conflicts_text(found, waiting), as_json)
 
 
@@ -297,7 +303,10 @@ def conflicts(context: click.Context, table: str | None, since: str | None, as_j
 @as_json
 @session
 def restore(this: _Session, id_: int, as_json: bool) -> None:
-    """Write the losing value of conflict ID back, as a new write of this host."""
+    """Write what lost in conflict ID back, as a new write of this host.
+
+    A row that is displaced takes the place of the row that displaces it.
+    """
     data = report.conflict_data(this.replica.restore(id_))
     text = f"{data['table']} ({data['key']}): {data['column']} is {data['lost_value']!r} again"
     _print(data, text, as_json)
@@ -316,7 +325,7 @@ def held(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     this: _Session = context.obj
-    found = [dataclasses.asdict(one) for one in this.replica.held()]
+    found = [report.held_data(one) for one in this.replica.held()]
     _print(found, report.table(report.timed(found)) or "nothing is held", as_json)
 
 

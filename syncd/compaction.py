@@ -115,20 +115,20 @@ def forget(connection: Connection, part: Slice, now_ms: int, retention_ms: int) 
 
 
 def has_conflicts(connection: Connection, now_ms: int, retention_ms: int) -> bool:
-    """Say whether there is a conflict older than the retention."""
+    """Say whether a conflict ended longer ago than the retention."""
     return bool(
         connection.value(
-            "SELECT EXISTS (SELECT 1 FROM syncd_conflict WHERE at_ms < ?)",
+            "SELECT EXISTS (SELECT 1 FROM syncd_conflict WHERE ended_ms < ?)",
             (now_ms - retention_ms,),
         )
     )
 
 
 def forget_conflicts(connection: Connection, now_ms: int, retention_ms: int) -> int:
-    """Forget some of the conflicts older than the retention; return how many."""
+    """Forget some of the conflicts that ended before the retention; return how many."""
     return connection.run(
         "DELETE FROM syncd_conflict WHERE id IN (SELECT id FROM syncd_conflict"
-        f" WHERE at_ms < ? ORDER BY id LIMIT {SLICE_ROWS})",
+        f" WHERE ended_ms < ? ORDER BY id LIMIT {SLICE_ROWS})",
         (now_ms - retention_ms,),
     )
 

@@ -1,9 +1,10 @@
-"""The conflict log: values that lost to a write that did not know of them.
+"""The conflict log: values that lost to a write that did not know of them, or to another row.
 
 A write that knew the value it replaced is no conflict. Whether it knew is read from the vectors: a
 change that a merged vector covers had been seen. While a pull is unfinished they say too little, so
 that a loss may be logged that was known; none is left out. Each host logs what lost on it; equal
-values are no loss. Nothing here decides who wins.
+values are no loss. A row that is displaced has lost a value that must be unique (`waiting`); that
+stays open for as long as it is. Nothing here decides who wins.
 """
 
 from __future__ import annotations
@@ -11,28 +12,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from syncd.clock import ms_of_hlc
+from syncd import changelog, restamp
+from syncd.clock import hlc_of_ms, ms_of_hlc
 from syncd.database import Connection, quoted
 from syncd.errors import NotRestorable
+from syncd.held import DISPLACED
 from syncd.schema import DEAD_BIT, Column, Table, load_tables
+
+OVERWRITTEN = "overwritten"
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """A value that lost. key: SQL literals. at_ms: when it lost here; the other times are the
-    writes'.
+    """A value that lost. key: SQL literals. at_ms: when it lost here; ended_ms: until when the row
+    was displaced by that, or None if it still is; the other times are the writes'.
 
-    won_value: what it lost to, or None with won_by_death, if the row was deleted.
+    reason: `OVERWRITTEN`, or `held.DISPLACED`. column: of a row that is displaced, all columns that
+    must be unique together; of several, the values are SQL literals. won_key: of the row that has
+    the value. won_value: what it lost to, or None with won_by_death, if the row was deleted.
     """
 
     id: int
     at_ms: int
+    ended_ms: int | None
+    reason: str
     table: str
     key: str
     column: str
     lost_value: Any
     lost_node: str
     lost_ms: int
+    won_key: str
     won_value: Any
     won_node: str
     won_ms: int
@@ -40,44 +50,56 @@ class Conflict:
 
 
 def listed(connection: Connection, table: str | None, since_ms: int) -> list[Conflict]:
-    """Return the losses since a moment, the newest first, of one table or of all."""
+    """Return the losses since a moment, and those that are open, of one table or of all.
+
+    The newest come first.
+    """
     rows = connection.user_rows(
-        "SELECT c.id, c.at_ms, c.tbl, c.key, c.col, c.lost_value, l.node, c.lost_hlc,"
-        " c.won_value, w.node, c.won_hlc, c.won_dead FROM syncd_conflict AS c"
+        "SELECT c.id, c.at_ms, c.ended_ms, c.reason, c.tbl, c.key, c.col,"
+        " c.lost_value, l.node, c.lost_hlc, c.won_key, c.won_value, w.node, c.won_hlc, c.won_dead"
+        " FROM syncd_conflict AS c"
         " JOIN syncd_origin AS l ON l.ordinal = c.lost_origin"
         " JOIN syncd_origin AS w ON w.ordinal = c.won_origin"
-        " WHERE c.at_ms >= ? AND c.tbl = coalesce(?, c.tbl) ORDER BY c.id DESC",
+        " WHERE (c.at_ms >= ? OR c.ended_ms IS NULL) AND c.tbl = coalesce(?, c.tbl)"
+        " ORDER BY c.at_ms DESC, c.id DESC",
         (since_ms, table),
     )
     return [
-        Conflict(
-            id=id_,
-            at_ms=at_ms,
-            table=name,
-            key=key,
-            column=column,
-            lost_value=lost_value,
-            lost_node=lost_node,
-            lost_ms=ms_of_hlc(lost_hlc),
-            won_value=won_value,
-            won_node=won_node,
-            won_ms=ms_of_hlc(won_hlc),
-            won_by_death=bool(won_dead),
-        )
-        for id_, at_ms, name, key, column, lost_value, lost_node, lost_hlc, *won in rows
-        for won_value, won_node, won_hlc, won_dead in [won]
+        Conflict(*[*loss, ms_of_hlc(lost_hlc), *winner, ms_of_hlc(won_hlc), bool(won_dead)])
+        for *values, won_hlc, won_dead in rows
+        for loss, lost_hlc, winner in [(values[:9], values[9], values[10:])]
     ]
 
 
-def restore(connection: Connection, id_: int) -> Conflict:
-    """Write a lost value back, as a new write of this host; raise `NotRestorable` if it cannot
-    be."""
+def restore(connection: Connection, id_: int, *, now_ms: int) -> Conflict:
+    """Write what lost back, as a new write of this host; raise `NotRestorable` if it cannot be.
+
+    A row that is displaced is written anew, and shows in place of the other once it is settled. The
+    journal must be folded.
+    """
     found = [one for one in listed(connection, None, 0) if one.id == id_]
     if not found:
         raise NotRestorable(f"there is no conflict {id_}", hint="`syncd conflicts` lists them.")
     (lost,) = found
     table = load_tables(connection).get(lost.table)
-    if table is None or lost.column not in {column.name for column in table.columns}:
+    if table is None:
+        raise NotRestorable(f"{lost.table} is not there any more")
+    if lost.reason == DISPLACED:
+        _write_anew(connection, table, lost, now_ms)
+    else:
+        _write_back(connection, table, lost)
+    return lost
+
+
+def _write_anew(connection: Connection, table: Table, lost: Conflict, now_ms: int) -> None:
+    if lost.ended_ms is not None:
+        raise NotRestorable(f"the row ({lost.key}) of {lost.table} is not displaced any more")
+    changelog.advance_clock(connection, hlc_of_ms(now_ms))
+    restamp.entries(connection, table, f"({table.cells('e')}) IN (VALUES ({lost.key}))")
+
+
+def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
+    if lost.column not in {column.name for column in table.columns}:
         raise NotRestorable(f"{lost.table}.{lost.column} is not there any more")
     (column,) = (column for column in table.columns if column.name == lost.column)
     names = ", ".join(f"column{i + 1} AS {cell}" for i, cell in enumerate(table.key_cells))
@@ -86,13 +108,12 @@ def restore(connection: Connection, id_: int) -> Conflict:
     if not connection.run(
         f"UPDATE {table.sql} SET {quoted(lost.column)} = {value}"
         f" WHERE {table.among(f'SELECT {names} FROM (VALUES ({lost.key}))')}",
-        (id_,),
+        (lost.id,),
     ):
         raise NotRestorable(
             f"{lost.table} does not show the row ({lost.key})",
             hint="It was deleted or is held; insert it again, then restore the value.",
         )
-    return lost
 
 
 def log(
@@ -135,9 +156,9 @@ def _log_column(
     present = f"CASE WHEN {_shown(table)} THEN {column.travelling('t')} ELSE h.{column.cell} END"
     return connection.run(
         f"""
-        INSERT OR IGNORE INTO syncd_conflict (at_ms, tbl, key, col, lost_value, lost_hlc,
-            lost_origin, lost_seq, won_value, won_hlc, won_origin, won_dead)
-        SELECT :now, :table, {key}, :column,
+        INSERT OR IGNORE INTO syncd_conflict (at_ms, ended_ms, reason, tbl, key, won_key, col,
+            lost_value, lost_hlc, lost_origin, lost_seq, won_value, won_hlc, won_origin, won_dead)
+        SELECT :now, :now, :reason, :table, {key}, {key}, :column,
             CASE WHEN x.stands THEN {arriving} ELSE {present} END,
             CASE WHEN x.stands THEN x.staged_hlc ELSE x.hlc END,
             CASE WHEN x.stands THEN x.staged_origin ELSE x.origin END,
@@ -156,7 +177,7 @@ def _log_column(
             OR (NOT x.stands AND x.staged_mask & {dead} AND x.mask & {bit})
         )
         """,
-        {"now": now_ms, "table": table.name, "column": column.name},
+        {"now": now_ms, "reason": OVERWRITTEN, "table": table.name, "column": column.name},
     )
 
 

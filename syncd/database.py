@@ -215,11 +215,21 @@ class Connection:
 
 
 class Database:
-    """One SQLite file. create: whether to make it if it is not there."""
+    """One SQLite file.
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    create: whether to make it if it is not there. prepare: what to do to it before anything else.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        create: bool = False,
+        prepare: Callable[[Database], None] | None = None,
+    ) -> None:
         self.path = path
         self._create = create
+        self._prepare = prepare
         self._local = threading.local()
 
     @contextlib.contextmanager
@@ -298,6 +308,9 @@ class Database:
         if raw is None or self._local.pid != os.getpid():
             raw = self._open()
             self._local.raw, self._local.pid = raw, os.getpid()
+            prepare, self._prepare = self._prepare, None
+            if prepare is not None:
+                prepare(self)
         return raw
 
     def _open(self) -> sqlite3.Connection:

@@ -89,7 +89,7 @@ def _bring(
     merge.merge_sections(connection, sections, None, now_ms=now_ms, drift_ms=_MS_MAX - now_ms)
     restamp.set_clock(connection, max(after_hlc, _newest_left(connection)))
     count = withdrawal.rewrite(connection) + restamp.held(connection, among)
-    merge.settle_now(connection)
+    merge.settle_now(connection, now_ms)
     return count
 
 

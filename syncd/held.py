@@ -18,7 +18,7 @@ from syncd.bundle import Column, Section
 from syncd.clock import ms_of_hlc
 from syncd.columnar import column_of
 from syncd.database import Connection, Room, literal
-from syncd.schema import Table, widen
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, widen
 
 UNKNOWN_TABLE = "unknown table"
 UNKNOWN_COLUMN = "unknown column"
@@ -26,6 +26,8 @@ FUTURE = "future"
 DISPLACED = "displaced"
 PARENT = "parent"
 CONSTRAINT = "constraint"
+
+ALIVE, DEAD = "alive", "dead"
 
 
 def take_positions(connection: Connection, count: int) -> int:
@@ -96,9 +98,11 @@ def due(
 class Held:
     """A register that waits. id: its change's, None for a row that a constraint holds back.
 
-    key: SQL literals. column: '' for the row's birth or death. node and time_ms: who wrote it, and
-    when. Those of a winner say which row shows in place of one that is displaced, and which write
-    decides that: its birth, or that of its newest column that must be unique.
+    key: SQL literals. column: '' for the row's birth or death, whose value is `ALIVE` or `DEAD`;
+    of a row that is displaced as in `conflicts.Conflict`. node and time_ms: who wrote it, and when.
+    Those of a winner say what shows in its place: for a value from the future, the present one; for
+    a row that is displaced, the row that has the value, and which write decides that, its birth or
+    that of its newest column that must be unique.
     """
 
     id: int | None
@@ -108,13 +112,18 @@ class Held:
     reason: str
     node: str
     time_ms: int
+    value: Any = None
     winner_key: str | None = None
+    winner_value: Any = None
     winner_node: str | None = None
     winner_time_ms: int | None = None
 
 
-def listed(connection: Connection) -> list[Held]:
+def listed(connection: Connection, tables: dict[str, Table]) -> list[Held]:
     """Return what is held for an unknown table or column or for its stamp."""
+    present: dict[int, tuple[str, Any, str, int]] = {}
+    for table in tables.values():
+        present |= _present(connection, table)
     count = connection.value(
         "SELECT count(*) FROM pragma_table_info('syncd_held') WHERE name GLOB 'k[0-9]*'"
     )
@@ -126,13 +135,45 @@ def listed(connection: Connection) -> list[Held]:
         ]
     )
     return [
-        Held(id_, name, key, column, reason, node, ms_of_hlc(hlc))
-        for id_, name, key, column, reason, node, hlc in connection.rows(
-            "SELECT min(h.position) OVER (PARTITION BY h.origin, h.seq), h.tbl,"
-            f" {literals}, h.col, h.reason, o.node, h.hlc FROM syncd_held AS h"
-            " JOIN syncd_origin AS o ON o.ordinal = h.origin ORDER BY h.position"
+        Held(
+            *(id_, name, key, column, reason, node, ms_of_hlc(hlc), value),
+            *present.get(position, ()),
+        )
+        for position, id_, name, key, column, reason, node, hlc, value in connection.user_rows(
+            "SELECT h.position, min(h.position) OVER (PARTITION BY h.origin, h.seq), h.tbl,"
+            f" {literals}, h.col, h.reason, o.node, h.hlc, CASE h.existence"
+            f" WHEN {bundle.ALIVE} THEN '{ALIVE}' WHEN {bundle.DEAD} THEN '{DEAD}' ELSE h.value END"
+            " FROM syncd_held AS h JOIN syncd_origin AS o ON o.ordinal = h.origin"
+            " ORDER BY h.position"
         )
     ]
+
+
+def _present(connection: Connection, table: Table) -> dict[int, tuple[str, Any, str, int]]:
+    """Return what stands where changes from the future are held, by their positions.
+
+    That is the key, the value, who wrote it and when.
+    """
+    found: dict[int, tuple[str, Any, str, int]] = {}
+    bits = {"": ALIVE_BIT | DEAD_BIT} | {column.name: column.bit for column in table.columns}
+    values = {column.name: column.travelling("t") for column in table.columns}
+    values[""] = f"CASE WHEN e.mask & {ALIVE_BIT} THEN '{ALIVE}' ELSE '{DEAD}' END"
+    key = " || ', ' || ".join(f"quote(e.{cell})" for cell in table.key_cells)
+    held = connection.rows(
+        "SELECT DISTINCT col FROM syncd_held WHERE tbl = ? AND reason = ?", (table.name, FUTURE)
+    )
+    for name in {name for (name,) in held} & bits.keys():
+        # The value of a column stands in the user's table, if its row shows.
+        shown = f"JOIN {table.sql} AS t ON {table.on_user('t', 'h')}" if name else ""
+        for position, *sides, hlc in connection.user_rows(
+            f"SELECT h.position, {key}, {values[name]}, o.node, e.hlc FROM syncd_held AS h"
+            f" JOIN {table.changes} AS e ON {table.on('e', 'h')} AND e.mask & {bits[name]} {shown}"
+            " JOIN syncd_origin AS o ON o.ordinal = e.origin"
+            " WHERE h.tbl = ? AND h.col = ? AND h.reason = ?",
+            (table.name, name, FUTURE),
+        ):
+            found[position] = (*sides, ms_of_hlc(hlc))
+    return found
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def merge_frame(
     sender = _ordinal(connection, header.origin, header.node)
     sections = _by_ordinals(connection, frame)
     if withdrawal.learn(connection, header.withdrawn, now_ms=now_ms):
-        settle_now(connection)
+        settle_now(connection, now_ms)
     is_snapshot = snapshot.is_needed(changelog.vector(connection), frame)
     kept = withdrawal.without(connection, sections)
     counts = Counts()
@@ -112,7 +112,7 @@ def merge_frame(
         snapshot.drop(connection, sender)
     if frame.claim is not None:
         if is_snapshot:
-            counts += Counts(applied=snapshot.finish(connection, sender, frame))
+            counts += Counts(applied=snapshot.finish(connection, sender, frame, now_ms=now_ms))
         _claim(connection, Vector(frame.claim))
     return counts + release(connection, now_ms=now_ms, drift_ms=drift_ms)
 
@@ -160,7 +160,7 @@ def merge_sections(
         # Since a change was held, what would have taken it may have been forgotten.
         known = known_to_sender or Vector()
         _lift_new(connection, [tables[n] for n in by_table if n in tables], before, known)
-        settle.settle(connection, tables)
+        settle.settle(connection, tables, now_ms=now_ms)
     changelog.advance_clock(connection, scope.hlc_seen)
     return counts
 
@@ -193,22 +193,22 @@ def release(connection: Connection, *, now_ms: int, drift_ms: int) -> Counts:
     return merge_sections(connection, due, None, now_ms=now_ms, drift_ms=drift_ms)
 
 
-def take_journal(connection: Connection) -> int:
+def take_journal(connection: Connection, now_ms: int) -> int:
     """Fold the oldest part of the journal; return how many entries remain.
 
     Once none does, rows that were held back may show, because what stood in their way is gone.
     """
     remaining = changelog.fold(connection)
     if not remaining:
-        settle_now(connection)
+        settle_now(connection, now_ms)
     return remaining
 
 
-def settle_now(connection: Connection) -> None:
+def settle_now(connection: Connection, now_ms: int) -> None:
     """Decide what shows of the rows that have new entries. The journal must be folded."""
     tables = load_tables(connection)
     with capture.suspended(connection, settle.affected(connection, tables)):
-        settle.settle(connection, tables)
+        settle.settle(connection, tables, now_ms=now_ms)
 
 
 def _by_ordinals(connection: Connection, frame: Frame) -> list[Section]:

@@ -33,6 +33,7 @@ from syncd import (
     schema,
     shadow,
     snapshot,
+    upgrade,
     waiting,
     withdrawal,
 )
@@ -103,7 +104,7 @@ class Replica:
         self.config = config
         self.wall_ms = wall_ms
         self._new_origin = new_origin
-        self._database = Database(config.database)
+        self._database = Database(config.database, prepare=upgrade.to_present)
         self._identity = Identity(config.database, config.node, new_origin)
 
     def enrol(self) -> list[Enrolled]:
@@ -114,7 +115,7 @@ class Replica:
             self.fold()
         with self._database.write() as connection:
             if known:
-                _fold_rest(connection)
+                self._fold_rest(connection)
             enrolled = enrolment.enrol(
                 connection,
                 self.config.tables,
@@ -125,10 +126,10 @@ class Replica:
                     lambda: self._identity.renew(connection, _LOST_VALUES, self.wall_ms())
                 ),
             )
-            _fold_rest(connection)
+            self._fold_rest(connection)
             self._release(connection)
             # Rows that were there already may break what their tables demand.
-            merge.take_journal(connection)
+            merge.take_journal(connection, self.wall_ms())
             if not known:
                 self._identity.note_sending(connection, 0, 0)
         self._identity.settle()
@@ -143,7 +144,7 @@ class Replica:
                 if not changelog.unfolded(connection):
                     return
             with self._database.write() as connection:
-                merge.take_journal(connection)
+                merge.take_journal(connection, self.wall_ms())
 
     def release(self) -> None:
         """Look again at changes that were held because their stamp was in the future."""
@@ -442,18 +443,20 @@ class Replica:
             return conflicts.listed(connection, table, since_ms)
 
     def restore(self, conflict: int) -> Conflict:
-        """Write a lost value back, as a new write; raise `NotRestorable` if it cannot be."""
-        with self._database.write() as connection:
-            schema.require_enrolled(connection)
-            return conflicts.restore(connection, conflict)
+        """Write what lost back, as a new write; raise `NotRestorable` if it cannot be."""
+        with self.writing() as connection:
+            lost = conflicts.restore(connection, conflict, now_ms=self.wall_ms())
+            if lost.reason == held.DISPLACED:
+                merge.settle_now(connection, self.wall_ms())
+            return lost
 
     def held(self) -> list[Held]:
         """Return the changes and rows that are merged and do not show."""
         with self._database.read() as connection:
             schema.require_enrolled(connection)
-            tables = schema.load_tables(connection).values()
-            rows = [one for table in tables for one in waiting.rows(connection, table)]
-            return [*held.listed(connection), *rows]
+            tables = schema.load_tables(connection)
+            rows = [one for table in tables.values() for one in waiting.rows(connection, table)]
+            return [*held.listed(connection, tables), *rows]
 
     def status(self) -> Status:
         """Return the replica's state without changing it."""
@@ -554,7 +557,7 @@ class Replica:
         """Open a write transaction in which nothing waits for the fold."""
         self.fold()
         with self._database.write() as connection:
-            _fold_rest(connection)
+            self._fold_rest(connection)
             yield connection
 
     @contextlib.contextmanager
@@ -570,8 +573,12 @@ class Replica:
                 yield connection
                 return
         with self._database.write() as connection:
-            _fold_rest(connection)
+            self._fold_rest(connection)
             yield connection
+
+    def _fold_rest(self, connection: Connection) -> None:
+        while changelog.unfolded(connection):
+            merge.take_journal(connection, self.wall_ms())
 
     def _refuse_gap(self, connection: Connection, header: Header, frame: Frame) -> None:
         mine = changelog.vector(connection)
@@ -590,11 +597,6 @@ class Replica:
             f"the bundle of {header.node} continues from changes that are not here"
             + (f": {missing}" if missing else "")
         )
-
-
-def _fold_rest(connection: Connection) -> None:
-    while changelog.unfolded(connection):
-        merge.take_journal(connection)
 
 
 def _origin(connection: Connection) -> bytes:

@@ -12,6 +12,7 @@ from tabulate import tabulate
 from syncd.audit import Finding
 from syncd.conflicts import Conflict
 from syncd.database import RawText
+from syncd.held import DISPLACED, Held
 from syncd.inspection import json_value
 from syncd.peers import Contact, PeerState
 from syncd.replica import Status
@@ -213,8 +214,17 @@ def _catching_up(peer: Contact | PeerState) -> str | None:
 
 def conflict_data(conflict: Conflict) -> dict[str, Any]:
     """Return a conflict as JSON-able data."""
-    data = dataclasses.asdict(conflict)
-    for name in ("lost_value", "won_value"):
+    return _with_values(conflict, "lost_value", "won_value")
+
+
+def held_data(held: Held) -> dict[str, Any]:
+    """Return what is held as JSON-able data."""
+    return _with_values(held, "value", "winner_value")
+
+
+def _with_values(one: Conflict | Held, *names: str) -> dict[str, Any]:
+    data = dataclasses.asdict(one)
+    for name in names:
         data[name] = json_value(data[name], isinstance(data[name], RawText))
     return data
 
@@ -232,11 +242,17 @@ def conflicts_text(found: Sequence[dict[str, Any]], waiting: Sequence[dict[str, 
             "of": one["lost_node"],
             "to": "a deletion" if one["won_by_death"] else repr(one["won_value"]),
             "by": one["won_node"],
+            "in row": one["won_key"] if one["reason"] == DISPLACED else None,
+            "until": _end(one) if one["reason"] == DISPLACED else None,
         }
         for one in found
     ]
     held = f"held now, see `syncd held`:\n\n{table(timed(waiting))}" if waiting else ""
     return "\n\n".join(filter(None, [table(rows) or "no conflicts", held]))
+
+
+def _end(conflict: dict[str, Any]) -> str:
+    return "now" if conflict["ended_ms"] is None else _time(conflict["ended_ms"])
 
 
 def timed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from syncd.database import Connection, quoted
 from syncd.errors import DatabaseError, NotEnrolled, SchemaChanged
 
-FORMAT = 2
+FORMAT = 3
 
 GENERATED = "generated"
 """What `key` says for a table whose identities syncd mints."""
@@ -87,6 +87,8 @@ CREATE TABLE syncd_withdrawn (         -- changes that count no more: written an
 CREATE TABLE syncd_conflict (
     id INTEGER PRIMARY KEY,
     at_ms INTEGER NOT NULL,
+    ended_ms INTEGER,                  -- NULL while a row is displaced
+    reason TEXT NOT NULL,
     tbl TEXT NOT NULL,
     key TEXT NOT NULL,                 -- SQL literals of the key's values, for reading
     col TEXT NOT NULL,
@@ -94,12 +96,15 @@ CREATE TABLE syncd_conflict (
     lost_hlc INTEGER NOT NULL,
     lost_origin INTEGER NOT NULL,
     lost_seq INTEGER NOT NULL,
+    won_key TEXT NOT NULL,
     won_value,
     won_hlc INTEGER NOT NULL,
     won_origin INTEGER NOT NULL,
     won_dead INTEGER NOT NULL
 );
-CREATE UNIQUE INDEX syncd_conflict_lost ON syncd_conflict (lost_origin, lost_seq, tbl, col);
+CREATE UNIQUE INDEX syncd_conflict_lost
+    ON syncd_conflict (lost_origin, lost_seq, tbl, col, reason);
+CREATE INDEX syncd_conflict_open ON syncd_conflict (tbl) WHERE ended_ms IS NULL;
 CREATE TABLE syncd_peer (
     name TEXT PRIMARY KEY,
     origin INTEGER REFERENCES syncd_origin(ordinal),

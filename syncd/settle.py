@@ -13,17 +13,24 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from graphlib import TopologicalSorter
 
+from syncd import waiting
 from syncd.candidates import NEW, Candidates
 from syncd.database import Connection
 from syncd.introspection import Constraints, constraints
 from syncd.schema import Table
 
 
-def settle(connection: Connection, tables: dict[str, Table], lost: Collection[str] = ()) -> None:
+def settle(
+    connection: Connection,
+    tables: dict[str, Table],
+    lost: Collection[str] = (),
+    *,
+    now_ms: int,
+) -> None:
     """Show what can show and hide what cannot, wherever entries have come since the last time.
 
     The journal must be folded, and capture suspended in the tables that `affected` returns. lost:
-    tables whose rows may have gone without an entry that says so.
+    tables whose rows may have gone without an entry that says so. now_ms: this host's wall clock.
     """
     demands = {name: _constraints(connection, table) for name, table in tables.items()}
     changed = affected(connection, tables, lost)
@@ -41,6 +48,8 @@ def settle(connection: Connection, tables: dict[str, Table], lost: Collection[st
         circle.hide_orphans(fewer)
         circle.show(fewer)
         circle.add_set_aside(fewer)
+    for table in changed:
+        waiting.log_displaced(connection, table, demands[table.name], now_ms=now_ms)
     connection.run("UPDATE syncd_replica SET settled = position WHERE settled < position")
 
 

@@ -104,7 +104,7 @@ def drop(connection: Connection, sender: int) -> None:
         connection.run("DELETE FROM syncd_came WHERE sender = ?", (sender,))
 
 
-def finish(connection: Connection, sender: int, frame: Frame) -> int:
+def finish(connection: Connection, sender: int, frame: Frame, *, now_ms: int) -> int:
     """Take away what a snapshot that has ended did not have; return how many rows it hid.
 
     The journal must be folded and the frame merged, its claim not yet.
@@ -129,7 +129,7 @@ def finish(connection: Connection, sender: int, frame: Frame) -> int:
         for table in tables.values():
             compaction.lift(connection, table, f"e.seq > {covered}", part.hlc)
         compaction.lift_held(connection, f"e.seq > {covered}", part.hlc)
-        settle.settle(connection, tables, lost=[table.name for table in complete])
+        settle.settle(connection, tables, lost=[table.name for table in complete], now_ms=now_ms)
     compaction.adopt(connection, Vector(part.horizon), part.hlc)
     drop(connection, sender)
     log.info(

@@ -1,45 +1,109 @@
 """Waiting: which rows are alive and do not show, and what stands in their way.
 
-Nothing is decided here and nothing written: `settle` has decided, and this says why, by the same
-candidates.
+Nothing is decided here: `settle` has decided, and this says why, by the same candidates. A row that
+is displaced has lost a value that must be unique to another, so the conflict log has it, from when
+it is displaced until it shows, dies or is displaced by another.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from syncd.candidates import Candidates
+from syncd.changelog import temporary
 from syncd.clock import ms_of_hlc
 from syncd.database import Connection
 from syncd.held import CONSTRAINT, DISPLACED, PARENT, Held
-from syncd.introspection import constraints
+from syncd.introspection import Constraints, constraints
 from syncd.schema import ALIVE_BIT, Table
 from syncd.shadow import hidden
 
 
 def rows(connection: Connection, table: Table) -> list[Held]:
-    """Return the rows of a table that are alive and that a constraint keeps from showing."""
+    """Return the rows of a table that are alive and that a constraint keeps from showing.
+
+    One that has lost several values is returned once for each.
+    """
     if not hidden(connection, table):
         return []
     demands = constraints(connection, table.name, [column.name for column in table.key])
+    with _gathered(connection, table, demands) as candidates:
+        orphans = set(candidates.unsupported())
+        nodes = dict(connection.rows("SELECT ordinal, node FROM syncd_origin"))
+        lost: dict[str, list[Held]] = {}
+        for (
+            key,
+            col,
+            value,
+            hlc,
+            origin,
+            _,
+            won_key,
+            won_value,
+            won_hlc,
+            won_origin,
+            _,
+        ) in connection.user_rows(candidates.displacements()):
+            lost.setdefault(key, []).append(
+                Held(
+                    *(None, table.name, key, col, DISPLACED, nodes[origin], ms_of_hlc(hlc), value),
+                    *(won_key, won_value, nodes[won_origin], ms_of_hlc(won_hlc)),
+                )
+            )
+    found: list[Held] = []
+    for key, node, hlc in connection.rows(_births(table)):
+        reason = PARENT if key in orphans else CONSTRAINT
+        found += lost.get(key) or [Held(None, table.name, key, "", reason, node, ms_of_hlc(hlc))]
+    return found
+
+
+def log_displaced(
+    connection: Connection, table: Table, demands: Constraints, *, now_ms: int
+) -> None:
+    """Bring the conflict log in line with which rows of a table are displaced now."""
+    is_any_open = connection.value(
+        "SELECT EXISTS (SELECT 1 FROM syncd_conflict WHERE tbl = ? AND ended_ms IS NULL)",
+        (table.name,),
+    )
+    if not is_any_open and not (demands.uniques and hidden(connection, table)):
+        return
+    with (
+        _gathered(connection, table, demands) as candidates,
+        temporary(connection, "syncd_displaced", candidates.displacements()),
+    ):
+        named = {"table": table.name, "reason": DISPLACED, "now": now_ms}
+        connection.run(
+            "UPDATE syncd_conflict AS c SET ended_ms = :now"
+            " WHERE tbl = :table AND ended_ms IS NULL AND NOT EXISTS"
+            " (SELECT 1 FROM temp.syncd_displaced AS d WHERE d.lost_origin = c.lost_origin"
+            " AND d.lost_seq = c.lost_seq AND d.col = c.col AND d.won_key = c.won_key)",
+            named,
+        )
+        connection.run(
+            """
+            INSERT INTO syncd_conflict (at_ms, reason, tbl, key, col, lost_value, lost_hlc,
+                lost_origin, lost_seq, won_key, won_value, won_hlc, won_origin, won_dead)
+            SELECT :now, :reason, :table, key, col, lost_value, lost_hlc, lost_origin, lost_seq,
+                won_key, won_value, won_hlc, won_origin, 0
+            FROM temp.syncd_displaced WHERE true
+            ON CONFLICT (lost_origin, lost_seq, tbl, col, reason) DO UPDATE SET at_ms = :now,
+                ended_ms = NULL, won_key = excluded.won_key, won_value = excluded.won_value,
+                won_hlc = excluded.won_hlc, won_origin = excluded.won_origin
+            WHERE ended_ms IS NOT NULL
+            """,
+            named,
+        )
+
+
+@contextlib.contextmanager
+def _gathered(connection: Connection, table: Table, demands: Constraints) -> Iterator[Candidates]:
     candidates = Candidates(connection, table, demands, [table])
     candidates.begin()
     candidates.gather()
-    orphans = set(candidates.unsupported())
-    names = dict(connection.rows("SELECT hex(id), node FROM syncd_origin"))
-    winners = {
-        key: (winner, names[stamp[16:-16]], ms_of_hlc(int(stamp[:16], 16)))
-        for key, winner, stamp in candidates.displaced()
-    }
+    yield candidates
     candidates.drop()
     candidates.end()
-    return [
-        Held(
-            *(None, table.name, key, ""),
-            DISPLACED if key in winners else PARENT if key in orphans else CONSTRAINT,
-            *(node, ms_of_hlc(hlc)),
-            *winners.get(key, ()),
-        )
-        for key, node, hlc in connection.rows(_births(table))
-    ]
 
 
 def _births(table: Table) -> str:

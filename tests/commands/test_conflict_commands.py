@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def test_what_cannot_be_restored_says_why(pair: tuple[CliHost, CliHost]) -> None
     refused(a.run("conflicts", "restore", "99"), "there is no conflict 99")
     (conflict,) = a.json("conflicts")
     a.sql("DELETE FROM note")
+    assert a.run("export", a.folder / "folded").exit_code == 0
     before = a.dump()
     refused(a.run("conflicts", "restore", str(conflict["id"])), "does not show the row")
     assert a.dump() == before
@@ -82,14 +84,30 @@ def test_what_waits_is_listed_with_its_reason(tmp_path: Path) -> None:
     waiting = {(one["key"], one["column"], one["reason"], one["node"]) for one in a.json("held")}
     assert waiting == {
         ("'new'", "colour", "unknown column", "b"),
-        ("'old'", "", "displaced", "a"),
+        ("'old'", "body", "displaced", "a"),
     }
-    assert [one["winner_key"] for one in a.json("held")] == [None, "'new'"]
-    assert [one["winner_node"] for one in a.json("held")] == [None, "b"]
-    assert "displaced" in a.run("conflicts").stdout
-    assert a.json("conflicts") == a.json("held")
-    assert a.json("conflicts", "--table", "other") == []
-    time.sleep(1.1)
-    assert a.json("conflicts", "--since", "1s") == a.json("held")  # it is held now, however old
+    change, row = a.json("held")
+    assert (change["value"], change["winner_key"]) == ("red", None)
+    assert (row["value"], row["winner_value"]) == ("same", "same")
+    assert (row["winner_key"], row["winner_node"]) == ("'new'", "b")
     assert "unknown column" in a.run("held").stdout
     assert a.json("status")["held"] == 2
+
+    lost, waiting = a.json("conflicts")
+    assert waiting == change
+    assert (lost["reason"], lost["key"], lost["column"]) == ("displaced", "'old'", "body")
+    assert (lost["lost_value"], lost["lost_node"]) == ("same", "a")
+    assert (lost["won_key"], lost["won_value"], lost["won_node"]) == ("'new'", "same", "b")
+    assert lost["ended_ms"] is None
+    assert re.search(r"'old' .* 'new' +now", a.run("conflicts").stdout)
+    assert a.json("conflicts", "--table", "other") == []
+    time.sleep(1.1)
+    assert a.json("conflicts", "--since", "1s") == [lost, change]  # it is so now, however old
+
+    restored = a.run("conflicts", "restore", str(lost["id"]))
+    assert "note ('old'): body is 'same' again" in restored.stdout
+    assert a.sql("SELECT name FROM note") == [("old",)]
+    was, now, _ = sorted(a.json("conflicts"), key=lambda one: one.get("id", 99))
+    assert was["ended_ms"] is not None
+    assert (now["key"], now["won_key"], now["ended_ms"]) == ("'new'", "'old'", None)
+    refused(a.run("conflicts", "restore", str(was["id"])), "is not displaced any more")

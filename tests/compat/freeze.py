@@ -195,7 +195,8 @@ def facts(replica: Replica) -> dict[str, Any]:
 
 def waiting(replica: Replica) -> list[list[str]]:
     """Return what is held, for what reason."""
-    return sorted([one.table, one.key, one.column, one.reason] for one in replica.held())
+    held = ((one, one.column if one.id is not None else "") for one in replica.held())
+    return sorted([one.table, one.key, column, one.reason] for one, column in held)
 
 
 def _config() -> dict[str, Any]:

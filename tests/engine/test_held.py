@@ -44,6 +44,35 @@ class TestFuture:
         assert b.devices() == {"d": ("new", "present")}
         assert b.held() == 2
 
+    def test_it_is_listed_with_what_shows_in_its_place(self, make_hosts: MakeHosts) -> None:
+        """Both values, and whose they are; of a birth or a death, that it is one."""
+        a, b = make_hosts("a", "b")
+        insert(a, "gone")
+        insert(a, "d", "present")
+        pull(b, a)
+        then_ms = a.clock.ms
+        a.clock.ms += HOUR_MS
+        a.write("UPDATE devices SET note = 'future'")
+        insert(a, "e")
+        a.write("DELETE FROM devices WHERE device_id = 'gone'")
+        pull(b, a)
+        present = ("'d'", "present", "a", then_ms)
+        found = {
+            (one.key, one.column, one.value): (
+                *(one.winner_key, one.winner_value),
+                *(one.winner_node, one.winner_time_ms),
+            )
+            for one in b.replica.held()
+        }
+        nothing = (None, None, None, None)
+        assert found == {
+            ("'gone'", "", "dead"): ("'gone'", "alive", "a", then_ms - 1),
+            ("'d'", "note", "future"): present,
+            ("'e'", "", "alive"): nothing,
+            ("'e'", "status", "new"): nothing,
+            ("'e'", "note", None): nothing,
+        }
+
     def test_a_death_from_the_future_waits(self, make_hosts: MakeHosts) -> None:
         """A death is a change like any other."""
         a, b = make_hosts("a", "b")

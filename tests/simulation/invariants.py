@@ -1,7 +1,8 @@
 """What must hold in a simulation, at every step and at rest.
 
 At every step of a host: no page of its file is wrong (`integrity`), no constraint is broken
-(`constraints`), and it shows what the model makes of the changes that it must have (`shown`).
+(`constraints`), it shows what the model makes of the changes that it must have (`shown`), and the
+conflict log has the rows that are displaced as such (`displaced`).
 
 At rest: all hosts show the same (`converged`), remember exactly the changes that own a register,
 deaths included (`remembered`), hold back exactly the rows that may not show (`held`), have equal
@@ -22,6 +23,7 @@ from engine.model import ALIVE, DEAD, Change
 from simulation import shapes
 from simulation.ledger import Ledger, Loss
 from simulation.machine import Machine
+from syncd.held import DISPLACED
 from syncd.vector import Vector
 
 
@@ -47,6 +49,9 @@ def check(machine: Machine) -> None:
     broken = machine.rows("PRAGMA foreign_key_check")
     hold(not broken, "constraints", f"{machine.node}: {broken}")
     _compare("shown", machine, machine.knowledge.modelled())
+    logged = {(one.table, one.key) for one in machine.replica.conflicts() if one.ended_ms is None}
+    displaced = {(h.table, h.key) for h in machine.replica.held() if h.reason == DISPLACED}
+    hold(logged == displaced, "displaced", f"{machine.node} logs {logged}, displaced {displaced}")
 
 
 def check_at_rest(

@@ -291,11 +291,13 @@ class Machine:
         return int(last - self.identity()[1])
 
     def losses(self) -> set[tuple[bytes, int, str, str]]:
-        """Return what the conflict log has: the loser's origin and seq, its table and column."""
+        """Return the values that the conflict log has as overwritten: the loser's origin and seq,
+        its table and column."""
         return set(
             self.rows(
                 "SELECT o.id, c.lost_seq, c.tbl, c.col FROM syncd_conflict AS c"
                 " JOIN syncd_origin AS o ON o.ordinal = c.lost_origin"
+                " WHERE c.reason = 'overwritten'"
             )
         )
 

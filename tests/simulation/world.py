@@ -30,7 +30,9 @@ from simulation.writing import attempt, written
 from syncd import bundle, changelog, endpoint, exchange
 from syncd.bundle import Reader
 from syncd.clock import ms_of_hlc
+from syncd.conflicts import Conflict
 from syncd.errors import BundleError, BundleGap, ConstraintError, NotReleasable, NotRestorable
+from syncd.held import DISPLACED
 from syncd.vector import Vector
 
 
@@ -202,6 +204,8 @@ class World:
         if not listed:
             return None
         lost = listed[step.conflict % len(listed)]
+        if lost.reason == DISPLACED:
+            return self._showdisplaced(machine, lost)
         error: NotRestorable | ConstraintError | Killed | None = None
 
         def revive() -> None:
@@ -216,6 +220,15 @@ class World:
             raise error
         self._check(machine)
         return None if error is None else error.code
+
+    def _showdisplaced(self, machine: Machine, lost: Conflict) -> str | None:
+        """Write a row anew; the observer follows what becomes of it."""
+        try:
+            machine.replica.restore(lost.id)
+        except NotRestorable as refused:
+            return refused.code
+        self._check(machine)
+        return None
 
     def _look(self, step: steps.Look) -> str:
         machine = self._machine(step.host)

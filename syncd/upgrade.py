@@ -1,0 +1,45 @@
+"""Upgrades: bringing the bookkeeping that an earlier version of syncd wrote to the present format.
+
+It happens when a file is first opened, in one transaction. What was merged, and what is known of
+peers, stays as it is; so does the user's data.
+"""
+
+from __future__ import annotations
+
+from syncd import schema
+from syncd.database import Connection, Database
+
+_STEPS = {
+    # The conflict log has rows that were displaced as well.
+    2: """
+ALTER TABLE syncd_conflict ADD COLUMN ended_ms INTEGER;
+ALTER TABLE syncd_conflict ADD COLUMN reason TEXT NOT NULL DEFAULT 'overwritten';
+ALTER TABLE syncd_conflict ADD COLUMN won_key TEXT NOT NULL DEFAULT '';
+UPDATE syncd_conflict SET ended_ms = at_ms, won_key = key;
+DROP INDEX syncd_conflict_lost;
+CREATE UNIQUE INDEX syncd_conflict_lost
+    ON syncd_conflict (lost_origin, lost_seq, tbl, col, reason);
+CREATE INDEX syncd_conflict_open ON syncd_conflict (tbl) WHERE ended_ms IS NULL;
+""",
+}
+"""Scripts, by the format that each leads to the next from."""
+
+
+def to_present(database: Database) -> None:
+    """Upgrade a file, if it is enrolled and its format is one that came before."""
+    with database.read() as connection:
+        if _format(connection) not in _STEPS:
+            return
+    with database.write() as connection:
+        while (found := _format(connection)) in _STEPS:
+            for statement in _STEPS[found].split(";\n"):
+                if statement.strip():
+                    connection.run(statement)
+            connection.run("UPDATE syncd_replica SET format = ?", (found + 1,))
+
+
+def _format(connection: Connection) -> int | None:
+    if not schema.is_enrolled(connection):
+        return None
+    found: int = connection.value("SELECT format FROM syncd_replica")
+    return found
