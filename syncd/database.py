@@ -239,6 +239,12 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
+    def scratch(self) -> Iterator[Connection]:
+        """Open a snapshot whose temporary tables stay, for this thread."""
+        with self._transaction("BEGIN", "COMMIT") as connection:
+            yield connection
+
+    @contextlib.contextmanager
     def write(self, *, durable: bool = False, patient: bool = True) -> Iterator[Connection]:
         """Open a write transaction; it commits at the end, or is undone by any exception.
 

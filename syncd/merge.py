@@ -8,7 +8,6 @@ is newer than its death (`show`). All of it is set-based SQL; per section Python
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -24,14 +23,16 @@ from syncd import (
     peers,
     settle,
     snapshot,
+    staging,
     withdrawal,
 )
 from syncd.bundle import Frame, Header, Section
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection
-from syncd.errors import BundleError, SchemaError
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
+from syncd.errors import SchemaError
+from syncd.schema import DEAD_BIT, Table, load_tables
 from syncd.show import Showing
+from syncd.staging import Staged
 from syncd.vector import Vector
 
 
@@ -77,15 +78,40 @@ class Counts:
         return replace(self, tables={table: self})
 
 
+def stage(connection: Connection, frame: Frame) -> Staged:
+    """Stage what a frame seems to have of news, for which no lock is needed."""
+    staging.clear(connection)
+    staged = Staged()
+    known = dict(connection.rows("SELECT id, ordinal FROM syncd_origin"))
+    if not known.keys() >= set(frame.origins):
+        return staged
+    staged.ordinals = [known[origin] for origin in frame.origins]
+    staged.sections = _by_ordinals(frame, staged.ordinals)
+    tables = load_tables(connection)
+    merged = changelog.by_ordinal(connection, changelog.vector(connection))
+    for section in staged.sections:
+        if section.table in tables and not _is_known(section, merged):
+            staged.add(connection, tables[section.table], section)
+    return staged
+
+
 def merge_frame(
-    connection: Connection, header: Header, frame: Frame, *, now_ms: int, drift_ms: int
+    connection: Connection,
+    header: Header,
+    frame: Frame,
+    staged: Staged,
+    *,
+    now_ms: int,
+    drift_ms: int,
 ) -> Counts:
     """Merge a frame and, if it carries one, its claim. The journal must be folded.
 
-    now_ms: this host's wall clock. drift_ms: how far ahead of it a stamp may be.
+    staged: what `stage` has done already. now_ms: this host's wall clock. drift_ms: how far ahead
+    of it a stamp may be.
     """
     sender = _ordinal(connection, header.origin, header.node)
-    sections = _by_ordinals(connection, frame)
+    ordinals = _ordinals(connection, frame)
+    sections = staged.sections if staged.ordinals == ordinals else _by_ordinals(frame, ordinals)
     if withdrawal.learn(connection, header.withdrawn, now_ms=now_ms):
         settle_now(connection, now_ms)
     is_snapshot = snapshot.is_needed(changelog.vector(connection), frame)
@@ -97,6 +123,7 @@ def merge_frame(
         connection,
         kept,
         Vector(header.vector),
+        staged,
         now_ms=now_ms,
         drift_ms=drift_ms,
     )
@@ -122,7 +149,8 @@ def merge_rows(connection: Connection, frame: Frame, *, now_ms: int, drift_ms: i
 
     The journal must be folded.
     """
-    sections = withdrawal.without(connection, _by_ordinals(connection, frame))
+    sections = _by_ordinals(frame, _ordinals(connection, frame))
+    sections = withdrawal.without(connection, sections)
     return merge_sections(connection, sections, None, now_ms=now_ms, drift_ms=drift_ms)
 
 
@@ -130,6 +158,7 @@ def merge_sections(
     connection: Connection,
     sections: Sequence[Section],
     known_to_sender: Vector | None,
+    staged: Staged | None = None,
     *,
     now_ms: int,
     drift_ms: int,
@@ -148,6 +177,7 @@ def merge_sections(
         connection,
         merged=changelog.by_ordinal(connection, merged),
         known_to_sender=changelog.by_ordinal(connection, known_to_sender or Vector()),
+        staged=staged or Staged(),
         hlc_max=hlc_of_ms(now_ms + drift_ms),
         now_ms=now_ms,
     )
@@ -211,12 +241,16 @@ def settle_now(connection: Connection, now_ms: int) -> None:
         settle.settle(connection, tables, now_ms=now_ms)
 
 
-def _by_ordinals(connection: Connection, frame: Frame) -> list[Section]:
-    """Return a frame's sections with this replica's ordinals for their origins."""
-    ordinals = [
+def _ordinals(connection: Connection, frame: Frame) -> list[int]:
+    """Return this replica's ordinals for a frame's origins."""
+    return [
         _ordinal(connection, origin, node)
         for origin, node in zip(frame.origins, frame.nodes, strict=True)
     ]
+
+
+def _by_ordinals(frame: Frame, ordinals: Sequence[int]) -> list[Section]:
+    """Return a frame's sections with ordinals for their origins."""
     return [
         msgspec.structs.replace(section, origins=[ordinals[number] for number in section.origins])
         for section in frame.sections
@@ -266,19 +300,21 @@ class _Scope:
         *,
         merged: dict[int, int],
         known_to_sender: dict[int, int],
+        staged: Staged,
         hlc_max: int,
         now_ms: int,
     ) -> None:
         self._connection = connection
         self._merged = merged
         self._known_to_sender = known_to_sender
+        self._staged = staged
         self._hlc_max = hlc_max
         self._now_ms = now_ms
         self.hlc_seen = 0
 
     def merge(self, table: Table | None, sections: list[Section]) -> Counts:
         """Merge the sections of one table, and hold what of them cannot show."""
-        news = [section for section in sections if not self._is_known(section)]
+        news = [section for section in sections if not _is_known(section, self._merged)]
         counts = Counts(older=sum(map(len, sections)) - sum(map(len, news)))
         if table is None:
             for section in news:
@@ -308,24 +344,16 @@ class _Scope:
             return Counts()
         return Counts(held=held.hold(self._connection, section, reason))
 
-    def _is_known(self, section: Section) -> bool:
-        if not len(section):
-            return True
-        least = min(self._merged.get(origin, 0) for origin in set(section.origins))
-        return max(bundle.undeltas(section.seqs)) <= least
-
     def _merge_into(self, table: Table, section: Section, showing: Showing) -> Counts:
-        columns = [c for name in section.columns for c in table.columns if c.name == name]
+        columns = staging.columns_of(table, section)
         self.hlc_seen = max(self.hlc_seen, *bundle.undeltas(section.hlcs))
         connection = self._connection
-        with changelog.staging(connection, table, columns):
-            _stage(connection, table, columns, section)
+        with staging.changes(connection, table, section, self._staged):
             if self._merged:
                 connection.run(
                     "DELETE FROM temp.syncd_staged"
                     f" WHERE seq <= {changelog.up_to('origin', self._merged)}"
                 )
-            _refuse_repeats(connection, table)
             with changelog.resolved(connection, table) as contested:
                 logged = overwritten = 0
                 if contested:
@@ -343,6 +371,13 @@ class _Scope:
                 showing.take_staged(columns, section.existence, contested)
                 applied = connection.value("SELECT count(*) FROM temp.syncd_staged WHERE mask <> 0")
         return Counts(applied, overwritten, len(section) - applied, logged)
+
+
+def _is_known(section: Section, merged: Mapping[int, int]) -> bool:
+    if not len(section):
+        return True
+    least = min(merged.get(origin, 0) for origin in set(section.origins))
+    return max(bundle.undeltas(section.seqs)) <= least
 
 
 def _in_key_order(table: Table, section: Section) -> Section:
@@ -384,39 +419,3 @@ def _split_columns(section: Section, known: set[str]) -> tuple[Section, Section 
         )
 
     return keep(True, section.existence), keep(False, bundle.NO_EXISTENCE)
-
-
-def _stage(connection: Connection, table: Table, columns: list[Column], section: Section) -> None:
-    existence = {bundle.NO_EXISTENCE: 0, bundle.ALIVE: ALIVE_BIT, bundle.DEAD: DEAD_BIT}
-    mask = existence[section.existence] | sum(column.bit for column in columns)
-    cells = [*table.key_cells, "origin", "seq", "hlc", *(column.cell for column in columns)]
-    connection.many(
-        f"INSERT INTO temp.syncd_staged ({', '.join(cells)}, mask)"
-        f" VALUES ({', '.join('?' * len(cells))}, {mask})",
-        zip(
-            *(column.values for column in section.keys),
-            section.origins,
-            bundle.undeltas(section.seqs),
-            bundle.undeltas(section.hlcs),
-            *(column.values for column in section.values),
-            strict=True,
-        ),
-    )
-    packed = itertools.chain(
-        zip(table.key_cells, section.keys, strict=True),
-        zip((column.cell for column in columns), section.values, strict=True),
-    )
-    for cell, column in packed:
-        connection.many(
-            f"UPDATE temp.syncd_staged SET {cell} = CAST({cell} AS TEXT) WHERE id = ?",
-            [(row + 1,) for row in column.raw_text],
-        )
-
-
-def _refuse_repeats(connection: Connection, table: Table) -> None:
-    # Two keys that differ on the wire may still be one here, after the column's affinity.
-    cells = ", ".join(table.key_cells)
-    if connection.value(
-        f"SELECT 1 FROM temp.syncd_staged GROUP BY {cells} HAVING count(*) > 1 LIMIT 1"
-    ):
-        raise BundleError(f"table {table.name!r}: one row occurs twice among changes of one kind")

@@ -377,12 +377,16 @@ class Replica:
             self.release()
             return Counts()
         self._guard(Vector(header.vector))
+        with self._database.scratch() as connection:
+            self._refuse_gap(connection, header, frame)
+            staged = merge.stage(connection, frame)
         with self.writing() as connection:
             self._refuse_gap(connection, header, frame)
             counts = merge.merge_frame(
                 connection,
                 header,
                 frame,
+                staged,
                 now_ms=self.wall_ms(),
                 drift_ms=self.config.sync.max_clock_drift,
             )

@@ -78,7 +78,7 @@ def full_scans(host: Host, statements: list[str]) -> list[str]:
         if making or verb in ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH"):
             scanned = _scanned(connection, sql) & large
             found += [f"{table}: {sql}" for table in scanned if not _stops_at_once(sql)]
-        if making or re.match(r"DROP TABLE (IF EXISTS )?temp\.", sql):
+        if making or re.match(r"(DROP|ALTER) TABLE (IF EXISTS )?temp\.", sql):
             connection.execute(sql)
     connection.close()
     return found

@@ -79,7 +79,8 @@ def merge_frame(data: bytes) -> None:
     """Decode and merge a frame, look at the file, and undo it; the data is not packed."""
     frame = bundle.decompress(zstandard.ZstdCompressor(level=1).compress(data))
     with _undone(_receiver()) as connection:
-        merge.merge_frame(connection, SENDER, frame, now_ms=NOW_S * 1000, drift_ms=300_000)
+        staged = merge.stage(connection, frame)
+        merge.merge_frame(connection, SENDER, frame, staged, now_ms=NOW_S * 1000, drift_ms=300_000)
         assert connection.rows("PRAGMA integrity_check") == [("ok",)]
         assert connection.rows("PRAGMA foreign_key_check") == []
         assert _triggers(connection) == _triggers_at_first()

@@ -122,16 +122,20 @@ def acknowledge_before_it_is_durable() -> Iterator[None]:
     """Cursor and claim are committed before the rows that they stand for."""
     merge_frame, merge_sections = merge.merge_frame, merge.merge_sections
 
-    def hasty(connection: Connection, header: Header, frame: Frame, **options: Any) -> merge.Counts:
+    def hasty(
+        connection: Connection, header: Header, frame: Frame, *staged: Any, **options: Any
+    ) -> merge.Counts:
         late: list[Callable[[], merge.Counts]] = []
 
-        def postponed(c: Connection, sections: Any, _: Any, **others: Any) -> merge.Counts:
+        def postponed(
+            c: Connection, sections: Any, _: Any, *staged: Any, **others: Any
+        ) -> merge.Counts:
             # None: as if they had been held, for the vector covers them by then.
-            late.append(lambda: merge_sections(c, sections, None, **others))
+            late.append(lambda: merge_sections(c, sections, None, *staged, **others))
             return merge.Counts()
 
         with mock.patch.object(merge, "merge_sections", postponed):
-            merge_frame(connection, header, frame, **options)
+            merge_frame(connection, header, frame, *staged, **options)
         connection.run("COMMIT")
         connection.run("BEGIN IMMEDIATE")
         counts = merge.Counts()

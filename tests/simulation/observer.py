@@ -74,9 +74,11 @@ class Observer:
         knowledge.merged -= returned(machine)
 
     def _merge_frame(self, merge_frame: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(connection: Connection, header: Header, frame: Frame, **options: Any) -> Any:
+        def watched(
+            connection: Connection, header: Header, frame: Frame, *staged: Any, **options: Any
+        ) -> Any:
             self._arriving = frame
-            counts = merge_frame(connection, header, frame, **options)
+            counts = merge_frame(connection, header, frame, *staged, **options)
             _later(connection, lambda machine: machine.knowledge.forget_withdrawn())
             return counts
 
@@ -87,7 +89,7 @@ class Observer:
             connection: Connection,
             sections: Any,
             known_to_sender: Vector | None,
-            *,
+            *staged: Any,
             now_ms: int,
             drift_ms: int,
         ) -> Any:
@@ -99,7 +101,7 @@ class Observer:
             else:
                 _later(connection, lambda machine: machine.knowledge.release(until_ms))
             return merge_sections(
-                connection, sections, known_to_sender, now_ms=now_ms, drift_ms=drift_ms
+                connection, sections, known_to_sender, *staged, now_ms=now_ms, drift_ms=drift_ms
             )
 
         return watched
