@@ -76,8 +76,10 @@ def fold(connection: Connection, entries_max: int = FOLD_ENTRIES) -> int:
     upto = min(last, folded + entries_max)
     with temporary(connection, "syncd_slice", f"{READINGS} AND j.seq <= {upto}"):
         unreadable = adrift(connection)
+        written = {id_ for (id_,) in connection.rows("SELECT DISTINCT tbl FROM temp.syncd_slice")}
         for table in remembered(connection).values():
-            _fold_table(connection, table, is_readable=table.name not in unreadable)
+            if table.id in written:
+                _fold_table(connection, table, is_readable=table.name not in unreadable)
         advance_clock(connection, connection.value("SELECT max(hlc) FROM temp.syncd_slice"))
     connection.run(
         "UPDATE syncd_origin SET seq = ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
@@ -120,26 +122,25 @@ def _fold_table(connection: Connection, table: Table, *, is_readable: bool) -> N
     with staging.entries(connection, table):
         # Here, and on every host that they come to, rows are looked for by their keys: in the keys'
         # order the pages that this needs are at hand.
-        staged = connection.run(
+        connection.run(
             f"INSERT INTO temp.syncd_staged ({cells}, origin, seq, hlc, mask)"
             f" SELECT {cells}, (SELECT origin FROM syncd_replica), seq, hlc, mask"
             f" FROM ({entries}) WHERE {filled} ORDER BY {cells}, seq"
         )
-        if staged:
-            if table.is_generated:
-                numbers.take_births(connection, table, entries)
-            elif table.numbered and is_readable:
-                numbers.note(connection, table, f"SELECT {cells} FROM temp.syncd_staged")
-            if is_readable:
-                _settle_suspects(connection, table)
-            connection.run("DELETE FROM temp.syncd_staged WHERE mask = 0")
-            _keep_last_writes(connection, table)
-            with resolved(connection, table):
-                # Whatever was hidden is older than this host's own birth or death of the row.
-                connection.run(
-                    f"DELETE FROM {table.shadow} WHERE ({cells}) IN (SELECT {cells}"
-                    f" FROM temp.syncd_staged WHERE mask & {ALIVE_BIT | DEAD_BIT})"
-                )
+        if table.is_generated:
+            numbers.take_births(connection, table, entries)
+        elif table.numbered and is_readable:
+            numbers.note(connection, table, f"SELECT {cells} FROM temp.syncd_staged")
+        if is_readable:
+            _settle_suspects(connection, table)
+        connection.run("DELETE FROM temp.syncd_staged WHERE mask = 0")
+        _keep_last_writes(connection, table)
+        with resolved(connection, table):
+            # Whatever was hidden is older than this host's own birth or death of the row.
+            connection.run(
+                f"DELETE FROM {table.shadow} WHERE ({cells}) IN (SELECT {cells}"
+                f" FROM temp.syncd_staged WHERE mask & {ALIVE_BIT | DEAD_BIT})"
+            )
 
 
 def _settle_suspects(connection: Connection, table: Table) -> None:

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ from syncd.errors import (
     SchemaChanged,
 )
 
+T = TypeVar("T")
 _WRITING = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE)
 
 BUSY_TIMEOUT_MS = 30_000
@@ -74,6 +75,14 @@ class Connection:
 
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
+        self._found: dict[object, Any] = {}
+
+    def once(self, what: object, find: Callable[[], T]) -> T:
+        """Return what a search finds that is worth making only once in a transaction."""
+        if what not in self._found:
+            self._found[what] = find()
+        found: T = self._found[what]
+        return found
 
     def run(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> int:
         """Execute one statement; return the number of rows it changed."""

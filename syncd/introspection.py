@@ -209,7 +209,16 @@ class Constraints:
 
 
 def constraints(connection: Connection, name: str, key: Sequence[str]) -> Constraints:
-    """Return what a table demands beside its key; uniqueness of the rowid is not among it."""
+    """Return what a table demands beside its key; uniqueness of the rowid is not among it.
+
+    It is looked up once in a transaction.
+    """
+    return connection.once(
+        (constraints, name, tuple(key)), lambda: _constraints(connection, name, key)
+    )
+
+
+def _constraints(connection: Connection, name: str, key: Sequence[str]) -> Constraints:
     infos = _infos(connection, name)
     alias = _rowid_alias(infos)
     return Constraints(
