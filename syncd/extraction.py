@@ -19,7 +19,7 @@ from syncd.database import Connection, NoRoom, Room
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables, require_readable
 from syncd.vector import Vector
 
-FRAME_ENTRIES = 10_000
+FRAME_ENTRIES = 8_000
 """Entries in a frame: what a receiver merges in one transaction."""
 
 
@@ -150,8 +150,8 @@ class _News:
     def chosen(self, table: Table, entries: str, room: Room) -> Iterator[Section]:
         """Yield a table's changes among the entries of a query, one section per mask and place."""
         with changelog.temporary(self._connection, "syncd_frame", entries):
-            masks = self._connection.rows("SELECT DISTINCT mask FROM temp.syncd_frame ORDER BY 1")
-            for (mask,) in masks:
+            masks = self._connection.rows("SELECT DISTINCT mask FROM temp.syncd_frame")
+            for (mask,) in sorted(masks):
                 columns = [column for column in table.columns if column.bit & mask]
                 if columns or mask & (ALIVE_BIT | DEAD_BIT):
                     yield from self._of_mask(table, mask, columns, room)
