@@ -18,9 +18,9 @@ from syncd.vector import Vector
 from wire.scripted import scripted, signs
 from wire.sites import NEW, Clock, Served, Site, packed, served
 
-ROWS = 25_000
+ROWS = 22_000
 FRAMES = 3
-"""What ROWS take, at 10,000 entries a frame."""
+"""What ROWS take, at 8,000 entries a frame."""
 
 
 class Meet(Protocol):
