@@ -25,7 +25,10 @@ from syncd import (
     held,
     merge,
     schema,
+    shadow,
+    show,
     snapshot,
+    times,
 )
 from syncd.bundle import Frame, Header
 from syncd.database import Connection
@@ -182,6 +185,29 @@ def swallow_equal_values() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def forget_local_columns() -> Iterator[None]:
+    """A row that leaves the user's table comes back without what its host alone knew of it."""
+    hide = shadow.hide
+
+    def forgetting(connection: Connection, table: Table, keys: str, *, alive: bool = True) -> int:
+        count = hide(connection, table, keys, alive=alive)
+        for column in table.excluded:
+            connection.run(f"UPDATE {table.shadow} SET {column.cell} = {column.preset}")
+        return count
+
+    with (
+        mock.patch.object(show, "hide", forgetting),
+        mock.patch.object(candidates, "hide", forgetting),
+    ):
+        yield
+
+
+def disbelieve_what_rows_say() -> AbstractContextManager[Any]:
+    """Rows that were there before get the lowest stamp, whenever they say they were written."""
+    return mock.patch.object(times, "reading", return_value="0")
+
+
 ALL: tuple[Bug, ...] = (
     skip_a_fold,
     drop_a_tombstone,
@@ -197,4 +223,6 @@ ALL: tuple[Bug, ...] = (
     catch_up_without_deleting,
     forget_births_too,
     swallow_equal_values,
+    forget_local_columns,
+    disbelieve_what_rows_say,
 )

@@ -1,8 +1,9 @@
 """What must hold in a simulation, at every step and at rest.
 
 At every step of a host: no page of its file is wrong (`integrity`), no constraint is broken
-(`constraints`), it shows what the model makes of the changes that it must have (`shown`), and the
-conflict log has the rows that are displaced as such (`displaced`).
+(`constraints`), it shows what the model makes of the changes that it must have (`shown`), columns
+that stay on it have what its own writers wrote (`local`), and the conflict log has the rows that
+are displaced as such (`displaced`).
 
 At rest: all hosts show the same (`converged`), remember exactly the changes that own a register,
 deaths included (`remembered`), hold back exactly the rows that may not show (`held`), have equal
@@ -49,6 +50,10 @@ def check(machine: Machine) -> None:
     broken = machine.rows("PRAGMA foreign_key_check")
     hold(not broken, "constraints", f"{machine.node}: {broken}")
     _compare("shown", machine, machine.knowledge.modelled())
+    local = machine.local()
+    strays = machine.knowledge.strays(local)
+    hold(not strays, "local", f"{machine.node} has {strays}")
+    machine.knowledge.note_local(local)
     logged = {(one.table, one.key) for one in machine.replica.conflicts() if one.ended_ms is None}
     displaced = {(h.table, h.key) for h in machine.replica.held() if h.reason == DISPLACED}
     hold(logged == displaced, "displaced", f"{machine.node} logs {logged}, displaced {displaced}")

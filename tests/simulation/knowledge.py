@@ -10,12 +10,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from engine import model
-from engine.model import EXISTENCE, Change
+from engine.model import EXISTENCE, Change, Key
 
 from simulation import shapes
 from simulation.shapes import Shapes
 from syncd.bundle import Withdrawal
 from syncd.clock import hlc_of_ms
+
+
+@dataclass(frozen=True)
+class Local:
+    """What a row has in the columns that stay on its host. born: the birth it had by then."""
+
+    values: model.Row
+    born: model.Stamp
 
 
 @dataclass
@@ -24,7 +32,7 @@ class Knowledge:
 
     version: of its schema. merged: changes that count for what it shows. waiting: those that it
     holds, for their stamp or for a table or column that it does not know. withdrawn: what it has
-    been told to forget.
+    been told to forget. local: what rows have in the columns that stay on this host.
     """
 
     tables: Shapes
@@ -32,11 +40,17 @@ class Knowledge:
     merged: set[Change] = field(default_factory=set)
     waiting: set[Change] = field(default_factory=set)
     withdrawn: set[Withdrawal] = field(default_factory=set)
+    local: dict[tuple[str, Key], Local] = field(default_factory=dict)
 
     def copy(self) -> Knowledge:
         """Return the same at this moment."""
         return Knowledge(
-            self.tables, self.version, set(self.merged), set(self.waiting), set(self.withdrawn)
+            self.tables,
+            self.version,
+            set(self.merged),
+            set(self.waiting),
+            set(self.withdrawn),
+            dict(self.local),
         )
 
     def take_in(self, changes: Iterable[Change], until_ms: int) -> None:
@@ -84,6 +98,41 @@ class Knowledge:
     def modelled(self) -> model.Tables:
         """Return what the model makes of what is merged."""
         return shapes.modelled(self.tables, self.version, self.merged)
+
+    def note_local(self, shown: model.Tables) -> None:
+        """Remember what rows have in the columns that stay here, as their host has written it."""
+        born = self._last(model.ALIVE)
+        for table, rows in shown.items():
+            for key, values in rows.items():
+                self.local[table, key] = Local(values, born[table, key])
+
+    def strays(self, shown: model.Tables) -> list[tuple[str, Key, model.Row]]:
+        """Return the rows that have lost what their host wrote in columns that stay on it.
+
+        A row that has come from elsewhere has their DEFAULTs; one that has died and lives again may
+        have them, too.
+        """
+        died = self._last(model.DEAD)
+        found = []
+        for table, rows in shown.items():
+            presets = tuple(self.tables[table].local.values())
+            for key, values in rows.items():
+                known = self.local.get((table, key))
+                allowed = {known.values} if known else {presets}
+                if known and (death := died.get((table, key))) and death > known.born:
+                    allowed.add(presets)
+                if values not in allowed:
+                    found.append((table, key, values))
+        return found
+
+    def _last(self, value: model.Cell) -> dict[tuple[str, Key], model.Stamp]:
+        """Return the last birth, or death, of every row."""
+        last: dict[tuple[str, Key], model.Stamp] = {}
+        for change in self.merged:
+            if change.value == value:
+                row = change.table, change.key
+                last[row] = max(last.get(row, change.stamp), change.stamp)
+        return last
 
     def _move(self, due: set[Change]) -> None:
         self.waiting -= due

@@ -244,6 +244,14 @@ class Machine:
         shown = shapes.of_version(self.tables, self.knowledge.version)
         return {name: self._rows_of(name, shape) for name, shape in shown.items()}
 
+    def local(self) -> model.Tables:
+        """Return what the tables show in columns that stay on this host."""
+        return {
+            name: table_rows(self.writer, name, shape.key, list(shape.local))
+            for name, shape in shapes.of_version(self.tables, self.knowledge.version).items()
+            if shape.local
+        }
+
     def _rows_of(self, name: str, shape: Shape) -> model.Rows:
         columns = shape.columns_of(self.knowledge.version)
         source = name if shape.view is None else f"shown_{name}"
@@ -323,11 +331,25 @@ class Machine:
             {
                 "node": self.node,
                 "database": self.path,
-                "tables": {n: {"key": s.config} if s.config else {} for n, s in tables.items()},
+                "tables": {name: shape.config for name, shape in tables.items()},
                 "peers": [{"name": f"h{n}", "url": f"http://h{n}"} for n in self._peers],
                 "sync": {"keys": [{"id": "k1", "secret": "x" * 40}]},
             }
         )
+
+
+def _julianday(clock: Clock) -> Callable[[Any], float | None]:
+    """Return SQLite's julianday() under another wall clock."""
+    plain = sqlite3.connect(":memory:")
+
+    def julianday(time: Any) -> float | None:
+        if time == "now":
+            return clock.julian()
+        ((found,),) = plain.execute("SELECT julianday(?)", (time,))
+        assert found is None or isinstance(found, float)
+        return found
+
+    return julianday
 
 
 def open_watched(machines: dict[Path, Machine]) -> Callable[[Database], sqlite3.Connection]:
@@ -340,7 +362,7 @@ def open_watched(machines: dict[Path, Machine]) -> Callable[[Database], sqlite3.
             raw = opened(database)
         assert isinstance(raw, Watched)
         machine = machines[database.path]
-        raw.create_function("julianday", 1, lambda _: machine.clock.julian())
+        raw.create_function("julianday", 1, _julianday(machine.clock))
         raw.process, raw.is_main = machine.process, database.path == machine.path
         machine.process.connections.append(raw)
         return raw

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine import model
 from engine.model import NULL, Cell, Change, Demands, Unique
+from engine.simulation import cell_of
 
 VERSIONS = (1, 2)
 Row = dict[str, Cell]
@@ -22,16 +23,17 @@ Row = dict[str, Cell]
 class Shape:
     """A table. since: the version of the schema that brings it.
 
-    config: the key to enrol it with, None for its PRIMARY KEY. generated: its rows have no key but
-    the one syncd mints; `key` is then that of the merge. view: the query that shows it with the
-    parents' keys in place of the numbers that refer to them. later: columns that version 2 adds, as
-    they are declared. presets: DEFAULTs. parents: columns that refer to a table's key.
+    enrolled: its configuration, the columns that stay on their host left out. generated: its rows
+    have no key but the one syncd mints; `key` is then that of the merge. view: the query that shows
+    it with the parents' keys in place of the numbers that refer to them. later: columns that
+    version 2 adds, as they are declared. local: columns that stay on their host, each with its
+    DEFAULT. presets: those of the synced columns. parents: columns that refer to a table's key.
     """
 
     ddl: str
     key: tuple[str, ...]
     columns: tuple[str, ...]
-    config: list[str] | str | None = None
+    enrolled: dict[str, Any] = field(default_factory=dict)
     presets: dict[str, Cell] = field(default_factory=dict)
     uniques: tuple[Unique, ...] = ()
     parents: tuple[tuple[tuple[str, ...], str], ...] = ()
@@ -39,7 +41,13 @@ class Shape:
     generated: bool = False
     view: str | None = None
     since: int = 1
+    local: dict[str, Cell] = field(default_factory=dict)
     later: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the table's configuration."""
+        return self.enrolled | ({"columns": {"exclude": list(self.local)}} if self.local else {})
 
     def columns_of(self, version: int) -> tuple[str, ...]:
         """Return the synced columns beside the key, in a version of the schema."""
@@ -107,34 +115,36 @@ PLAIN: Shapes = {
     # An integer minted on every host beside the key that counts.
     "devices": Shape(
         "CREATE TABLE devices (id INTEGER PRIMARY KEY AUTOINCREMENT,"
-        " device_id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, seats INTEGER DEFAULT 1, note)",
+        " device_id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, seats INTEGER DEFAULT 1, note,"
+        " memo TEXT DEFAULT 'ours')",
         ("device_id",),
         ("status", "seats", "note", "channel"),
-        ["device_id"],
+        {"key": ["device_id"]},
         {"seats": ("integer", 1), "channel": ("text", b"stable")},
+        local={"memo": ("text", b"ours")},
         later={"channel": "TEXT DEFAULT 'stable'"},
     ),
+    # Its rows say when they were last written.
     "places": Shape(
         "CREATE TABLE places (site TEXT NOT NULL, number INTEGER NOT NULL, score REAL,"
-        " holder TEXT NOT NULL COLLATE NOCASE, PRIMARY KEY (site, number))",
+        " holder TEXT NOT NULL COLLATE NOCASE, seen, PRIMARY KEY (site, number))",
         ("site", "number"),
-        ("score", "holder"),
+        ("score", "holder", "seen"),
+        {"stamp_from": "seen"},
     ),
     "settings": Shape(
         "CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL,"
         " kind TEXT DEFAULT 'plain') WITHOUT ROWID",
         ("name",),
         ("value", "kind"),
-        None,
-        {"kind": ("text", b"plain")},
+        presets={"kind": ("text", b"plain")},
     ),
     "tags": Shape(
         "CREATE TABLE tags (device TEXT NOT NULL, tag TEXT NOT NULL, weight INTEGER DEFAULT 0,"
         " PRIMARY KEY (device, tag))",
         ("device", "tag"),
         ("weight",),
-        None,
-        {"weight": ("integer", 0)},
+        presets={"weight": ("integer", 0)},
         since=2,
     ),
 }
@@ -145,7 +155,7 @@ CONSTRAINED: Shapes = {
         " email TEXT UNIQUE, phone TEXT UNIQUE, low INTEGER, high INTEGER, CHECK (low <= high))",
         ("name",),
         ("email", "phone", "low", "high", "rank"),
-        ["name"],
+        {"key": ["name"]},
         {"rank": ("integer", 5)},
         uniques=(Unique(("email",)), Unique(("phone",))),
         check=_in_order,
@@ -153,12 +163,13 @@ CONSTRAINED: Shapes = {
     ),
     "teams": Shape(
         "CREATE TABLE teams (team TEXT PRIMARY KEY, owner TEXT, room TEXT NOT NULL, seat INTEGER,"
-        " UNIQUE (room, seat), FOREIGN KEY (owner) REFERENCES accounts (name)"
+        " memo, UNIQUE (room, seat), FOREIGN KEY (owner) REFERENCES accounts (name)"
         " ON DELETE SET NULL ON UPDATE CASCADE)",
         ("team",),
         ("owner", "room", "seat"),
         uniques=(Unique(("room", "seat")),),
         parents=((("owner",), "accounts"),),
+        local={"memo": NULL},
     ),
     "members": Shape(
         "CREATE TABLE members (team TEXT REFERENCES teams (team) ON DELETE CASCADE"
@@ -204,7 +215,7 @@ NUMBERED: Shapes = {
         "CREATE TABLE owners (id INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE, grade INTEGER)",
         ("owner",),
         ("grade",),
-        ["owner"],
+        {"key": ["owner"]},
     ),
     "leases": Shape(
         "CREATE TABLE leases (lease TEXT PRIMARY KEY NOT NULL, owner_id INTEGER"
@@ -219,7 +230,7 @@ NUMBERED: Shapes = {
         " REFERENCES owners (id) ON DELETE SET NULL)",
         GENERATED_KEY,
         ("what", "owner_id"),
-        "generated",
+        {"key": "generated"},
         parents=((("owner_id",), "owners"),),
         generated=True,
         view=f"SELECT id, what, {_OWNER} FROM events",
@@ -235,6 +246,29 @@ WORLDS: dict[str, Shapes] = {
     "numbered": NUMBERED,
     "mixed": {name: ALL[name] for name in ("devices", "accounts", "teams", "tags")},
 }
+
+TIMES: dict[Any, int | None] = {
+    None: 0,
+    "soon": 0,
+    b"2023-11-14 22:00:00": 0,
+    "2023-11-14 22:00:00": 1_699_999_200_000,
+    "2023-11-14T19:00:00.250-03:00": 1_699_999_200_250,
+    1_699_000_000: 1_699_000_000_000,
+    1_699_000_000_123: 1_699_000_000_123,
+    "2099-01-01": None,
+}
+"""What a row may say of when it was last written: the milliseconds since 1970, None: to come."""
+
+
+def stamped(shape: Shape, row: model.Row, now_ms: int) -> int:
+    """Return when a row that was there before says that it was written, 0 where it does not."""
+    column = shape.enrolled.get("stamp_from")
+    if column is None:
+        return 0
+    said = row[shape.columns.index(column)]
+    (ms,) = {ms for value, ms in TIMES.items() if cell_of(value) == said}
+    return now_ms if ms is None else min(now_ms, ms)
+
 
 KEYS: dict[str, list[tuple[Any, ...]]] = {
     "devices": [("a",), ("A",), ("é\0",)],
@@ -258,10 +292,12 @@ VALUES: dict[str, dict[str, Sequence[Any]]] = {
         "seats": [None, 0, 1, "1", "many", 1.5, 2**63 - 1, -(2**63)],
         "note": [None, 1, 1.0, "1", b"1", "", b"", 2**53 + 1, "a\0b", "\N{GRINNING FACE}"],
         "channel": [None, "stable", "beta", 7],
+        "memo": [None, "mine", 1],
     },
     "places": {
         "score": [None, 0, 1, 1.5, float("inf"), float("-inf"), "high", "2"],
         "holder": ["ann", "ANN", "bob", b"ann", 7],
+        "seen": list(TIMES),
     },
     "settings": {
         "value": [b"", b"\0\xff", "text", 1, 1.0],
@@ -275,7 +311,12 @@ VALUES: dict[str, dict[str, Sequence[Any]]] = {
         "high": [None, 3, 9],
         "rank": [5, 6],
     },
-    "teams": {"owner": [None, "ann", "bob"], "room": ["r", "s"], "seat": [None, 1]},
+    "teams": {
+        "owner": [None, "ann", "bob"],
+        "room": ["r", "s"],
+        "seat": [None, 1],
+        "memo": [None, "mine"],
+    },
     "members": {"remark": [None, 1]},
     "shifts": {"desk": [None, "d", "e"], "active": [0, 1]},
     "nodes": {"parent": [None, "root", "mid", "leaf"], "label": [None, "leaf", "branch"]},

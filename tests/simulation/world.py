@@ -29,7 +29,7 @@ from simulation.steps import Step
 from simulation.writing import attempt, written
 from syncd import bundle, changelog, endpoint, exchange
 from syncd.bundle import Reader
-from syncd.clock import ms_of_hlc
+from syncd.clock import hlc_of_ms, ms_of_hlc
 from syncd.conflicts import Conflict
 from syncd.errors import BundleError, BundleGap, ConstraintError, NotReleasable, NotRestorable
 from syncd.held import DISPLACED
@@ -125,6 +125,7 @@ class World:
         machine.writer.execute("COMMIT" if step.commit else "ROLLBACK")
         if step.commit:
             self._remember(machine, changes)
+            machine.knowledge.note_local(machine.local())
         self._check(machine)
 
     def _round(self, step: steps.Round) -> str:
@@ -391,17 +392,21 @@ class World:
             machine.clock.ms = max(0, self._now_ms + skew_ms)
 
     def _enrol(self, machine: Machine) -> None:
-        """Enrol an empty or a filled file; rows that it has get the lowest stamp."""
+        """Enrol an empty or a filled file; rows that it has are as old as they say."""
         version = machine.knowledge.version
         tables = shapes.of_version(machine.tables, version)
         rows = {name: machine.rows(f"SELECT count(*) FROM {name}") for name in tables}
         machine.replica.enrol()
         _, frames = machine.replica.frames_since(Vector())
         enrolled = set().union(*map(changes_in, frames))
-        hold(all(c.stamp.hlc == 0 for c in enrolled), "enrolled", machine.node)
         alive = shapes.alive(machine.tables, version, enrolled)
+        for change in enrolled:
+            row = alive[change.table][change.key]
+            ms = shapes.stamped(machine.tables[change.table], row, machine.clock.ms)
+            hold(change.stamp.hlc == hlc_of_ms(ms), "enrolled", f"{machine.node} {change}")
         hold({n: [(len(found),)] for n, found in alive.items()} == rows, "enrolled", machine.node)
         self._observer.remember(machine, enrolled)
+        machine.knowledge.note_local(machine.local())
         self._check(machine)
 
     def _restart(self, killed: Killed) -> None:
