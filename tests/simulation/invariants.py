@@ -79,8 +79,13 @@ def check_at_rest(
     hold(not silent, "conflicts", f"lost in silence: {silent}")
 
 
-def check_aged(machines: Sequence[Machine], everything: set[Change]) -> None:
-    """Check that hosts agree which have forgotten all that the retention lets them forget."""
+def check_aged(
+    machines: Sequence[Machine], everything: set[Change], lacked: Collection[Change] = ()
+) -> None:
+    """Check that hosts agree which have forgotten all that the retention lets them forget.
+
+    lacked: what somebody lacks that they still count on.
+    """
     for machine in machines:
         _check_what_shows(machine, everything)
         survivors = model.surviving(everything)
@@ -92,6 +97,7 @@ def check_aged(machines: Sequence[Machine], everything: set[Change]) -> None:
             if (change.value != DEAD and (change.table, change.key) in born)
             # Of a former self that nobody has heard out nobody knows what all have.
             or change.stamp.seq > vector[change.stamp.origin]
+            or change in lacked
         }
         remembered = _remembered(machine)
         hold(

@@ -26,6 +26,7 @@ from simulation.steps import (
     Existing,
     Fault,
     Fold,
+    Forget,
     Look,
     Partition,
     Pass,
@@ -140,6 +141,7 @@ class _Drawing:
             self._crash: 3,
             self._rename: 0.3,
             self._wipe: 0.3,
+            self._forget: 0.5,
         }
         chosen = {kind: weight for kind, weight in rare.items() if self.dice.random() < 0.6}
         if self.dice.random() < 0.4:
@@ -245,6 +247,9 @@ class _Drawing:
     def _rename(self) -> Rename:
         return Rename(self._host())
 
+    def _forget(self) -> Forget:
+        return Forget(self._host(), self._host())
+
     def _crash(self) -> Crash:
         if self.dice.random() < 0.5:
             return Crash(self._host(), "statement", int(self.dice.triangular(0, 200, 0)))
@@ -252,7 +257,8 @@ class _Drawing:
         return Crash(self._host(), unit, self.dice.randint(1, 5))
 
     def _absence(self) -> Absence:
-        return Absence(self._host(), tuple(self._write() for _ in range(self.dice.randint(2, 5))))
+        writes = tuple(self._write() for _ in range(self.dice.randint(2, 5)))
+        return Absence(self._host(), writes, self.dice.random() < 0.5)
 
     def _statement(self) -> Statement:
         table = self.dice.choice(self.tables)

@@ -197,6 +197,14 @@ class Rename:
 
 
 @dataclass(frozen=True)
+class Forget:
+    """An operator lets a host forget what another has said."""
+
+    host: int
+    other: int
+
+
+@dataclass(frozen=True)
 class Crash:
     """A host's syncd dies, as by kill -9, in something it does from now on.
 
@@ -213,11 +221,13 @@ class Crash:
 class Absence:
     """After all else a host is away for longer than the retention, and the others write and forget.
 
-    It comes back to peers that cannot name the deaths any more that it lacks.
+    It comes back to peers that cannot name the deaths any more that it lacks. is_heard: it asks all
+    the while, though no answer reaches it, until an operator lets the others forget it.
     """
 
     host: int
     writes: tuple[Write, ...]
+    is_heard: bool = False
 
 
 Step = (
@@ -241,6 +251,7 @@ Step = (
     | Restore
     | Wipe
     | Rename
+    | Forget
     | Crash
     | Absence
 )

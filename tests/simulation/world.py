@@ -310,6 +310,12 @@ class World:
     def _rename(self, step: steps.Rename) -> None:
         self._machine(step.host).rename()
 
+    def _forget(self, step: steps.Forget) -> None:
+        machine, other = self._machine(step.host), self._machine(step.other)
+        if machine is not other:
+            machine.replica.forget(other.node)
+        self._check(machine)
+
     def _crash(self, step: steps.Crash) -> None:
         self._machine(step.host).process.condemn(step)
 
@@ -347,6 +353,13 @@ class World:
         self._set_clocks()
         self._meet(list(itertools.permutations(others, 2)))
         everything: set[Change] = set().union(*(m.knowledge.merged for m in others))
+        if step.is_heard:
+            self._ask_in_vain(away, others)
+            for machine in others:
+                machine.replica.compact()
+            invariants.check_aged(others, everything, everything - away.knowledge.merged)
+            for machine in others:
+                self._forget(steps.Forget(machine.number, away.number))
         for machine in others:
             machine.replica.compact()
         invariants.check_aged(others, everything)
@@ -356,6 +369,12 @@ class World:
         away.replica.compact()
         invariants.check_aged(self.machines, everything)
         self.story.append(f"{step} -> done")
+
+    def _ask_in_vain(self, away: Machine, others: Sequence[Machine]) -> None:
+        """Let a host say what it has, and hear nothing."""
+        for machine in others:
+            lost = steps.Round(0, fault=steps.Fault("answer", 0))
+            self._exchange(away, machine, lost)
 
     def _meet(self, roads: Sequence[tuple[Machine, Machine]]) -> None:
         """Let rounds pass until nothing comes any more."""
@@ -396,6 +415,7 @@ class World:
         version = machine.knowledge.version
         tables = shapes.of_version(machine.tables, version)
         rows = {name: machine.rows(f"SELECT count(*) FROM {name}") for name in tables}
+        local = machine.local()
         machine.replica.enrol()
         _, frames = machine.replica.frames_since(Vector())
         enrolled = set().union(*map(changes_in, frames))
@@ -406,7 +426,7 @@ class World:
             hold(change.stamp.hlc == hlc_of_ms(ms), "enrolled", f"{machine.node} {change}")
         hold({n: [(len(found),)] for n, found in alive.items()} == rows, "enrolled", machine.node)
         self._observer.remember(machine, enrolled)
-        machine.knowledge.note_local(machine.local())
+        machine.knowledge.note_local(local)
         self._check(machine)
 
     def _restart(self, killed: Killed) -> None:
