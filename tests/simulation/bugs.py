@@ -24,6 +24,7 @@ from syncd import (
     extraction,
     held,
     merge,
+    missed,
     schema,
     shadow,
     show,
@@ -31,6 +32,7 @@ from syncd import (
     times,
 )
 from syncd.bundle import Frame, Header
+from syncd.clock import hlc_of_ms
 from syncd.database import Connection
 from syncd.identity import Identity
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
@@ -208,6 +210,29 @@ def disbelieve_what_rows_say() -> AbstractContextManager[Any]:
     return mock.patch.object(times, "reading", return_value="0")
 
 
+@contextlib.contextmanager
+def forget_what_a_peer_lacks() -> Iterator[None]:
+    """Deaths are forgotten for their age alone, though a peer that asks has not had them."""
+
+    def old(_: Connection, now_ms: int, retention_ms: int) -> str:
+        return f"e.hlc < {hlc_of_ms(max(now_ms - retention_ms, 0))}"
+
+    with mock.patch.object(compaction, "_old", old):
+        yield
+
+
+@contextlib.contextmanager
+def mend_only_births() -> Iterator[None]:
+    """Of what was written past the triggers nobody looks for the rows that are gone."""
+    deaths = missed.deaths
+
+    def none(table: Table, wanted: str) -> str:
+        return f"{deaths(table, wanted)} AND false"
+
+    with mock.patch.object(missed, "deaths", none):
+        yield
+
+
 ALL: tuple[Bug, ...] = (
     skip_a_fold,
     drop_a_tombstone,
@@ -225,4 +250,6 @@ ALL: tuple[Bug, ...] = (
     swallow_equal_values,
     forget_local_columns,
     disbelieve_what_rows_say,
+    forget_what_a_peer_lacks,
+    mend_only_births,
 )

@@ -9,10 +9,11 @@ The shared-memory file is left out: a process that is the first to open a databa
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ class Process:
     def condemn(self, doom: Crash) -> None:
         """Let this process die as told."""
         self.doom, self._countdown = doom, doom.countdown
+
+    @contextlib.contextmanager
+    def spared(self) -> Iterator[None]:
+        """Let this process not die meanwhile."""
+        doom, self.doom = self.doom, None
+        yield
+        self.doom = doom
 
     def inherit(self, other: Process) -> None:
         """Die as another process was told to."""
@@ -238,6 +246,16 @@ class Machine:
         for file in self.files():
             if file.exists():
                 file.rename(self._attic / str(len(list(self._attic.iterdir()))))
+
+    @contextlib.contextmanager
+    def without_triggers(self) -> Iterator[None]:
+        """Take the triggers away meanwhile."""
+        triggers = self.rows("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+        for name, _ in triggers:
+            self.writer.execute(f"DROP TRIGGER {name}")
+        yield
+        for _, sql in triggers:
+            self.writer.execute(sql)
 
     def shown(self) -> model.Tables:
         """Return what the tables show."""

@@ -16,12 +16,13 @@ from typing import Any
 from engine.simulation import Statement
 
 from simulation import shapes
-from simulation.shapes import KEYS, REQUIRED, VALUES, Shapes
+from simulation.shapes import KEYS, REFERRED, REQUIRED, VALUES, Shapes
 from simulation.steps import (
     Absence,
     Backup,
     Carry,
     Crash,
+    Damage,
     Deliver,
     Existing,
     Fault,
@@ -142,6 +143,7 @@ class _Drawing:
             self._rename: 0.3,
             self._wipe: 0.3,
             self._forget: 0.5,
+            self._damage: 1,
         }
         chosen = {kind: weight for kind, weight in rare.items() if self.dice.random() < 0.6}
         if self.dice.random() < 0.4:
@@ -231,6 +233,13 @@ class _Drawing:
     def _look(self) -> Look:
         return Look(self._host())
 
+    def _damage(self) -> Damage:
+        table = self.dice.choice([t for t in self.tables if t not in REFERRED] or self.tables)
+        is_birth = self.dice.random() < 0.5
+        return Damage(
+            self._host(), self._insert("INSERT", table) if is_birth else self._delete(table)
+        )
+
     def _upgrade(self) -> Upgrade:
         return Upgrade(self._host())
 
@@ -257,7 +266,7 @@ class _Drawing:
         return Crash(self._host(), unit, self.dice.randint(1, 5))
 
     def _absence(self) -> Absence:
-        writes = tuple(self._write() for _ in range(self.dice.randint(2, 5)))
+        writes = tuple(self._write() for _ in range(self.dice.randint(3, 8)))
         return Absence(self._host(), writes, self.dice.random() < 0.5)
 
     def _statement(self) -> Statement:

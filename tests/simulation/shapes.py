@@ -247,6 +247,10 @@ WORLDS: dict[str, Shapes] = {
     "mixed": {name: ALL[name] for name in ("devices", "accounts", "teams", "tags")},
 }
 
+REFERRED = ("accounts", "owners")
+"""Tables that take columns of others along when a row goes: that would be a changed value, which
+nobody sees who has not seen it written."""
+
 TIMES: dict[Any, int | None] = {
     None: 0,
     "soon": 0,

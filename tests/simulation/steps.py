@@ -156,6 +156,14 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """Somebody writes while a host's triggers are away, and an operator lets it be mended."""
+
+    host: int
+    statement: Statement
+
+
+@dataclass(frozen=True)
 class Upgrade:
     """The app migrates its database to version 2 and enrols anew."""
 
@@ -246,6 +254,7 @@ Step = (
     | Rehearse
     | Revive
     | Look
+    | Damage
     | Upgrade
     | Backup
     | Restore

@@ -27,7 +27,7 @@ from simulation.observer import Observer
 from simulation.plan import HOUR_MS, Plan
 from simulation.steps import Step
 from simulation.writing import attempt, written
-from syncd import bundle, changelog, endpoint, exchange
+from syncd import audit, bundle, changelog, endpoint, exchange
 from syncd.bundle import Reader
 from syncd.clock import hlc_of_ms, ms_of_hlc
 from syncd.conflicts import Conflict
@@ -274,6 +274,23 @@ class World:
                 outcome = error.code
         hold(before == machine.contents(), "rehearsal", f"{machine.node} is not what it was")
         return outcome
+
+    def _damage(self, step: steps.Damage) -> None:
+        machine = self._machine(step.host)
+        machine.replica.fold()
+        self._check(machine)
+
+        def damage_and_mend() -> None:
+            with machine.without_triggers():
+                attempt(machine.writer, step.statement)
+            with machine.replica.writing() as connection:
+                audit.mend(connection, now_ms=machine.replica.wall_ms())
+
+        # What was missed must be mended before anything else is looked at.
+        with machine.process.spared():
+            self._remember(machine, written(machine, damage_and_mend))
+        machine.knowledge.note_local(machine.local())
+        self._check(machine)
 
     def _upgrade(self, step: steps.Upgrade) -> None:
         machine = self._machine(step.host)
