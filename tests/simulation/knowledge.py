@@ -83,6 +83,24 @@ class Knowledge:
         kept |= again
         return again
 
+    def lift(self, before: model.Stamp, after: model.Stamp, columns: Iterable[str]) -> set[Change]:
+        """Give a change another stamp; return what became of it.
+
+        columns: what it writes then. One that it did not write before gets its DEFAULT.
+        """
+        change = {one.register: one for one in self.merged if one.stamp == before}
+        table, key = next((one.table, one.key) for one in change.values())
+        presets = self.tables[table].presets
+        values = {
+            name: change[name].value if name in change else presets.get(name, model.NULL)
+            for name in columns
+        }
+        if EXISTENCE in change:
+            values[EXISTENCE] = model.ALIVE
+        lifted = {Change(after, table, key, name, value) for name, value in values.items()}
+        self.merged |= lifted
+        return lifted
+
     def forget_withdrawn(self) -> None:
         """Take out what does not count any more."""
         if self.withdrawn:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
@@ -24,10 +25,11 @@ from simulation.invariants import hold
 from simulation.ledger import Ledger
 from simulation.machine import Machine, Watched, open_watched
 from simulation.writing import returned
-from syncd import future, merge, restamp, withdrawal
+from syncd import compaction, future, merge, restamp, withdrawal
 from syncd.bundle import Frame, Header, Withdrawal
 from syncd.database import Connection, Database
 from syncd.identity import Identity, sidecar_of
+from syncd.schema import DEAD_BIT, Table
 from syncd.vector import Vector
 
 _IDENTITY = (
@@ -56,6 +58,7 @@ class Observer:
             (future, "_bring", self._bring(future._bring)),
             (withdrawal, "add", self._withdraw(withdrawal.add)),
             (restamp, "_restamp", self._restamp(restamp._restamp)),
+            (compaction, "lift", self._lift(compaction.lift)),
             (Identity, "renew", self._renew(Identity.renew)),
         ):
             self._patches.enter_context(mock.patch.object(place, name, watched))
@@ -143,6 +146,31 @@ class Observer:
 
         return watched
 
+    def _lift(self, lift: Callable[..., int]) -> Callable[..., int]:
+        def watched(connection: Connection, table: Table, where: str, hlc: int) -> int:
+            ((origin, _),) = connection.rows(_IDENTITY)
+            last = connection.value("SELECT max(seq) FROM syncd_journal")
+            chosen = connection.rows(
+                f"SELECT e.hlc, i.id, e.seq FROM {table.changes} AS e JOIN syncd_origin AS i"
+                f" ON i.ordinal = e.origin WHERE e.hlc <= {hlc} AND NOT e.mask & {DEAD_BIT}"
+                f" AND ({where}) ORDER BY e.position"
+            )
+            count = lift(connection, table, where, hlc)
+            masks = dict(
+                connection.rows(
+                    f"SELECT seq, mask FROM {table.changes} WHERE seq > ?"
+                    " AND origin = (SELECT origin FROM syncd_replica)",
+                    (last,),
+                )
+            )
+            for seq, before in enumerate(chosen, last + 1):
+                registers = [column.name for column in table.columns if column.bit & masks[seq]]
+                stamps = Stamp(*before), Stamp(hlc + 1, origin, seq)
+                _later(connection, functools.partial(self._lifted, *stamps, registers))
+            return count
+
+        return watched
+
     def _renew(self, renew: Callable[..., Any]) -> Callable[..., Any]:
         def watched(one: Identity, connection: Connection, reason: str, now_ms: int) -> None:
             ((old, folded),) = connection.rows(_IDENTITY)
@@ -168,6 +196,12 @@ class Observer:
         known = frozenset(machine.knowledge.merged)
         again = machine.knowledge.write_anew(anew, is_held=is_held)
         self._ledger.enter(again, known)
+
+    def _lifted(
+        self, before: Stamp, after: Stamp, registers: Sequence[str], machine: Machine
+    ) -> None:
+        known = frozenset(machine.knowledge.merged)
+        self._ledger.enter(machine.knowledge.lift(before, after, registers), known)
 
     def _rename(self, machine: Machine, *, old: bytes, folded: int, new: bytes) -> None:
         """Follow a renewal: writes that were not folded yet are born under the new origin."""
