@@ -26,14 +26,13 @@ from syncd import (
     merge,
     missed,
     schema,
-    shadow,
     show,
     snapshot,
     times,
 )
 from syncd.bundle import Frame, Header
 from syncd.clock import hlc_of_ms
-from syncd.database import Connection
+from syncd.database import Connection, quoted
 from syncd.identity import Identity
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
 
@@ -188,20 +187,21 @@ def swallow_equal_values() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def forget_local_columns() -> Iterator[None]:
-    """A row that leaves the user's table comes back without what its host alone knew of it."""
-    hide = shadow.hide
+def write_over_local_columns() -> Iterator[None]:
+    """A merge puts defaults into the columns of a row that are its host's own."""
+    take_staged = show.Showing.take_staged
 
-    def forgetting(connection: Connection, table: Table, keys: str, *, alive: bool = True) -> int:
-        count = hide(connection, table, keys, alive=alive)
+    def taking(self: show.Showing, *args: Any) -> None:
+        take_staged(self, *args)
+        table = self._table
+        cells = ", ".join(table.key_cells)
         for column in table.excluded:
-            connection.run(f"UPDATE {table.shadow} SET {column.cell} = {column.preset}")
-        return count
+            self._connection.run(
+                f"UPDATE {table.sql} SET {quoted(column.name)} = {column.preset}"
+                f" WHERE {table.among(f'SELECT {cells} FROM temp.syncd_staged')}"
+            )
 
-    with (
-        mock.patch.object(show, "hide", forgetting),
-        mock.patch.object(candidates, "hide", forgetting),
-    ):
+    with mock.patch.object(show.Showing, "take_staged", taking):
         yield
 
 
@@ -248,7 +248,7 @@ ALL: tuple[Bug, ...] = (
     catch_up_without_deleting,
     forget_births_too,
     swallow_equal_values,
-    forget_local_columns,
+    write_over_local_columns,
     disbelieve_what_rows_say,
     forget_what_a_peer_lacks,
     mend_only_births,
