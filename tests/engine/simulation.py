@@ -368,10 +368,15 @@ class World:
         born = None if statement.born is None else tuple(map(cell_of, statement.born))
         written: set[Change] = set()
         for table, shape in self._shapes_of(number).items():
-            stamps = stamps_of(connection, table, len(shape.key), last, host.identity)
+            cells = len(shape.key)
+            wrote = stamps_of(connection, table, cells, last, host.identity)
+            ended = stamps_of(connection, table, cells, last, host.identity, suspects=True)
             reborn = born if table == statement.table else None
             meant = writes_between(shape.columns, before[table], after[table], reborn)
-            written |= {Change(stamps[key], table, key, name, value) for key, name, value in meant}
+            written |= {
+                Change((ended if value == DEAD else wrote)[key], table, key, name, value)
+                for key, name, value in meant
+            }
         return written
 
     def _pull(self, step: Pull) -> None:
@@ -529,14 +534,24 @@ def writes_between(
 
 
 def stamps_of(
-    connection: sqlite3.Connection, table: str, cells: int, after: int, origin: bytes
+    connection: sqlite3.Connection,
+    table: str,
+    cells: int,
+    after: int,
+    origin: bytes,
+    *,
+    suspects: bool = False,
 ) -> dict[Key, Stamp]:
-    """Return the last stamp that the journal gave each row since an entry."""
+    """Return the last stamp that the journal gave each row since an entry.
+
+    suspects: whether to count entries that say no more than that a row may have been displaced; if
+    it has, its death is one of them.
+    """
     key = ", ".join(f"typeof(j.k{i}), j.k{i}" for i in range(cells))
     found = connection.execute(
         f"SELECT j.seq, j.hlc, {key} FROM ({changelog.READINGS}) AS j JOIN syncd_table AS t"
-        " ON t.id = j.tbl WHERE j.seq > ? AND t.name = ? ORDER BY j.seq",
-        (after, table),
+        " ON t.id = j.tbl WHERE j.seq > ? AND t.name = ? AND (j.mask <> 0 OR ?) ORDER BY j.seq",
+        (after, table, suspects),
     )
     stamps: dict[Key, Stamp] = {}
     for seq, hlc, *values in found:

@@ -10,7 +10,8 @@ deaths included (`remembered`), hold back exactly the rows that may not show (`h
 vectors and nothing more to tell (`vectors`, `news`), and no value was lost in silence
 (`conflicts`). Past the retention: deaths are forgotten, and nothing else (`forgotten`). Elsewhere:
 no bundle tells of a change that was never made (`invented`), no write is older than what its host
-had merged (`clock`), no round fails without a reason (`round`).
+had merged (`clock`), no round fails without a reason (`round`), a comparison finds what differs and
+nothing else (`verdict`), and a repair leaves no difference (`repair`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from collections.abc import Collection, Sequence
 from engine import model
 from engine.hosts import changes_in
 from engine.model import ALIVE, DEAD, Change
+from engine.simulation import cell_of
 
 from simulation import shapes
 from simulation.ledger import Ledger, Loss
 from simulation.machine import Machine
+from syncd import verify
 from syncd.held import DISPLACED
 from syncd.vector import Vector
+from syncd.verify import Verdict
 
 
 class Violation(AssertionError):
@@ -77,6 +81,27 @@ def check_at_rest(
         hold(not frame.sections, "news", f"h{sender} has more to tell h{receiver}")
     silent = ledger.unlogged(everything, losses)
     hold(not silent, "conflicts", f"lost in silence: {silent}")
+
+
+def check_verdict(verdict: Verdict, here: Machine, there: Machine) -> None:
+    """Check that a comparison found exactly the rows that two hosts do not show alike."""
+    expected = set()
+    version = min(here.knowledge.version, there.knowledge.version)
+    mine, theirs = here.shown(), there.shown()
+    for name, shape in shapes.of_version(here.tables, version).items():
+        for key in mine[name].keys() | theirs[name].keys():
+            a, b = mine[name].get(key), theirs[name].get(key)
+            state = verify.VALUES if a and b else verify.ONLY_HERE if a else verify.ONLY_THERE
+            # A host of the later version shows columns behind those that both have.
+            pairs = zip(shape.columns_of(version), a or (), b or (), strict=False)
+            differing = frozenset(column for column, x, y in pairs if x != y)
+            if differing or state != verify.VALUES:
+                expected.add((name, key, state, differing))
+    found = {
+        (one.table, tuple(map(cell_of, one.values)), one.state, frozenset(one.columns))
+        for one in verdict.differences
+    }
+    hold(found == expected, "verdict", f"{verdict} is not {expected}")
 
 
 def check_aged(

@@ -61,6 +61,9 @@ class Client(PeerClient):
         self._on_death = on_death
         self._calls = 0
 
+    def close(self) -> None:
+        """Close nothing: no connection is kept."""
+
     def _call(self, path: str, body: bytes) -> bytes:
         call, self._calls = self._calls, self._calls + 1
         self._travel(2 * call, "request")
@@ -95,7 +98,13 @@ class Client(PeerClient):
 
     def _answer(self, path: str, body: bytes) -> bytes:
         server = self._sender.server
-        handlers = {wire.PULL: server.pull, wire.PUSH: server.push, wire.STATUS: server.status}
+        handlers = {
+            wire.PULL: server.pull,
+            wire.PUSH: server.push,
+            wire.STATUS: server.status,
+            wire.COMPARE: server.compare,
+            wire.ROWS: server.rows,
+        }
         try:
             return handlers[path](body)
         except Killed as killed:

@@ -19,13 +19,14 @@ from typing import Any
 from unittest import mock
 
 from engine.hosts import changes_in
-from engine.model import Change, Key, Stamp, cell
+from engine.model import ALIVE, DEAD, EXISTENCE, Change, Key, Stamp, cell
+from engine.simulation import stamps_of
 
 from simulation.invariants import hold
 from simulation.ledger import Ledger
 from simulation.machine import Machine, Watched, open_watched
 from simulation.writing import returned
-from syncd import compaction, future, merge, restamp, withdrawal
+from syncd import audit, compaction, future, merge, restamp, withdrawal
 from syncd.bundle import Frame, Header, Withdrawal
 from syncd.database import Connection, Database
 from syncd.identity import Identity, sidecar_of
@@ -48,6 +49,7 @@ class Observer:
         self._tokens = 0
         self._arriving: Frame | None = None
         self._is_bringing = False
+        self._is_adopting = False
 
     def __enter__(self) -> Observer:
         for place, name, watched in (
@@ -59,6 +61,8 @@ class Observer:
             (withdrawal, "add", self._withdraw(withdrawal.add)),
             (restamp, "_restamp", self._restamp(restamp._restamp)),
             (compaction, "lift", self._lift(compaction.lift)),
+            (merge, "merge_rows", self._merge_rows(merge.merge_rows)),
+            (audit, "rewrite", self._rewrite(audit.rewrite)),
             (Identity, "renew", self._renew(Identity.renew)),
         ):
             self._patches.enter_context(mock.patch.object(place, name, watched))
@@ -87,6 +91,16 @@ class Observer:
 
         return watched
 
+    def _merge_rows(self, merge_rows: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(connection: Connection, frame: Frame, **options: Any) -> Any:
+            self._arriving, self._is_adopting = frame, True
+            try:
+                return merge_rows(connection, frame, **options)
+            finally:
+                self._is_adopting = False
+
+        return watched
+
     def _merge_sections(self, merge_sections: Callable[..., Any]) -> Callable[..., Any]:
         def watched(
             connection: Connection,
@@ -97,7 +111,7 @@ class Observer:
             drift_ms: int,
         ) -> Any:
             frame, until_ms = self._arriving, now_ms + drift_ms
-            if known_to_sender is not None:
+            if known_to_sender is not None or self._is_adopting:
                 _later(connection, lambda machine: self._arrive(machine, frame, until_ms))
             elif self._is_bringing:
                 _later(connection, lambda machine: machine.knowledge.bring_withdrawn())
@@ -171,6 +185,25 @@ class Observer:
 
         return watched
 
+    def _rewrite(self, rewrite: Callable[..., None]) -> Callable[..., None]:
+        def watched(connection: Connection, table: Table, *args: Any, **options: Any) -> None:
+            ((origin, _),) = connection.rows(_IDENTITY)
+            last = connection.value("SELECT max(seq) FROM syncd_journal")
+            rewrite(connection, table, *args, **options)
+            masks = dict(
+                connection.rows("SELECT seq, mask FROM syncd_journal WHERE seq > ?", (last,))
+            )
+            cells = 1 if table.is_generated else len(table.key)
+            stamps = stamps_of(connection.raw, table.name, cells, last, origin)
+            for row, stamp in stamps.items():
+                mask = masks[stamp.seq]
+                registers = [column.name for column in table.columns if column.bit & mask]
+                registers += [EXISTENCE] if mask & ~table.columns_mask else []
+                wrote = functools.partial(self._rewritten, table.name, row, stamp, registers)
+                _later(connection, wrote)
+
+        return watched
+
     def _renew(self, renew: Callable[..., Any]) -> Callable[..., Any]:
         def watched(one: Identity, connection: Connection, reason: str, now_ms: int) -> None:
             ((old, folded),) = connection.rows(_IDENTITY)
@@ -202,6 +235,20 @@ class Observer:
     ) -> None:
         known = frozenset(machine.knowledge.merged)
         self._ledger.enter(machine.knowledge.lift(before, after, registers), known)
+
+    def _rewritten(
+        self, table: str, row: Key, stamp: Stamp, registers: Sequence[str], machine: Machine
+    ) -> None:
+        """Follow what was written anew as it stands here, or as not standing here."""
+        shape = machine.tables[table]
+        key = machine.identities(table)[row] if shape.generated else row
+        stands = machine.shown()[table].get(key)
+        values = {EXISTENCE: DEAD if stands is None else ALIVE}
+        if stands is not None:
+            columns = shape.columns_of(machine.knowledge.version)
+            values |= dict(zip(columns, stands, strict=True))
+        written = {Change(stamp, table, key, name, values[name]) for name in registers}
+        self.remember(machine, written)
 
     def _rename(self, machine: Machine, *, old: bytes, folded: int, new: bytes) -> None:
         """Follow a renewal: writes that were not folded yet are born under the new origin."""

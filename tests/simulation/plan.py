@@ -16,7 +16,7 @@ from typing import Any
 from engine.simulation import Statement
 
 from simulation import shapes
-from simulation.shapes import KEYS, REFERRED, REQUIRED, VALUES, Shapes
+from simulation.shapes import APART, KEYS, REFERRED, REQUIRED, VALUES, Shapes
 from simulation.steps import (
     Absence,
     Backup,
@@ -42,6 +42,7 @@ from simulation.steps import (
     SetClock,
     Step,
     Upgrade,
+    Verify,
     Wipe,
     Write,
 )
@@ -144,6 +145,7 @@ class _Drawing:
             self._wipe: 0.3,
             self._forget: 0.5,
             self._damage: 1,
+            self._verify: 0.7,
         }
         chosen = {kind: weight for kind, weight in rare.items() if self.dice.random() < 0.6}
         if self.dice.random() < 0.4:
@@ -233,6 +235,11 @@ class _Drawing:
     def _look(self) -> Look:
         return Look(self._host())
 
+    def _verify(self) -> Verify:
+        table = self.dice.choice(self.tables)
+        unseen = self._update(table, APART[table]) if table in APART else None
+        return Verify(self._road(), self.dice.random() < 0.5, unseen)
+
     def _damage(self) -> Damage:
         table = self.dice.choice([t for t in self.tables if t not in REFERRED] or self.tables)
         is_birth = self.dice.random() < 0.5
@@ -319,8 +326,8 @@ class _Drawing:
         sql = f"{insert.sql}{conflict} DO UPDATE SET {name} = excluded.{name}"
         return Statement(table, sql, insert.values)
 
-    def _update(self, table: str) -> Statement:
-        choices = VALUES[table]
+    def _update(self, table: str, among: Sequence[str] = ()) -> Statement:
+        choices = {n: values for n, values in VALUES[table].items() if not among or n in among}
         names = self.dice.sample(list(choices), self.dice.randint(1, len(choices)))
         values = [self.dice.choice(choices[name]) for name in names]
         marks = [f"{name} = {shapes.REFERENCES.get(name, '?')}" for name in names]

@@ -251,6 +251,14 @@ REFERRED = ("accounts", "owners")
 """Tables that take columns of others along when a row goes: that would be a changed value, which
 nobody sees who has not seen it written."""
 
+APART = {
+    "devices": ("status", "seats", "note"),
+    "places": ("score", "seen"),
+    "settings": ("kind",),
+    "tags": ("weight",),
+}
+"""Columns on which no constraint and no other row depends, and which all versions have."""
+
 TIMES: dict[Any, int | None] = {
     None: 0,
     "soon": 0,

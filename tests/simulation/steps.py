@@ -156,6 +156,19 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Verify:
+    """An operator compares a host with another over a road, and may let it be repaired.
+
+    unseen: what somebody writes past the triggers once they have been found equal, and only a peer
+    can tell.
+    """
+
+    road: int
+    repair: bool
+    unseen: Statement | None = None
+
+
+@dataclass(frozen=True)
 class Damage:
     """Somebody writes while a host's triggers are away, and an operator lets it be mended."""
 
@@ -254,6 +267,7 @@ Step = (
     | Rehearse
     | Revive
     | Look
+    | Verify
     | Damage
     | Upgrade
     | Backup

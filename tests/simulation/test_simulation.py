@@ -21,7 +21,8 @@ from simulation.run import Outcome
 from simulation.steps import Existing, Step
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = range(30)
+SEEDS = range(15, 45)
+"""As few as together go everywhere and find every mistake."""
 
 
 @functools.cache
@@ -90,7 +91,7 @@ def test_a_bug_put_in_on_purpose_is_found(bug: Bug) -> None:
 
 def test_a_failing_seed_is_shrunk_to_steps_that_can_be_run_again() -> None:
     """What is printed is a command, and it fails in the same way as the whole plan."""
-    seed = 3
+    seed = 7
     with bugs.claim_beyond_a_cut_frame():
         told = CliRunner().invoke(command.main, ["--seed", str(seed)])
         assert told.exit_code == 1

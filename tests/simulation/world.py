@@ -26,7 +26,7 @@ from simulation.observer import Observer
 from simulation.plan import HOUR_MS, Plan
 from simulation.steps import Step
 from simulation.writing import attempt, written
-from syncd import audit, bundle, changelog, endpoint, exchange
+from syncd import audit, bundle, changelog, endpoint, exchange, verify
 from syncd.bundle import Reader
 from syncd.clock import hlc_of_ms, ms_of_hlc
 from syncd.conflicts import Conflict
@@ -131,14 +131,7 @@ class World:
         return self._exchange(*self._road(step.road), step)
 
     def _exchange(self, receiver: Machine, sender: Machine, step: steps.Round) -> str:
-        client = Client(
-            self.network,
-            receiver,
-            sender,
-            step,
-            meanwhile=self._take_next,
-            on_death=self._restart,
-        )
+        client = self._client(receiver, sender, step)
         with small_frames(step.frame_entries):
             outcome = exchange.run_round(receiver.replica, client)
         hold(outcome.ok or client.is_excused, "round", outcome)
@@ -146,6 +139,16 @@ class World:
         self._check(receiver)
         self._check(sender)
         return outcome.code or "ok"
+
+    def _client(self, receiver: Machine, sender: Machine, step: steps.Round) -> Client:
+        return Client(
+            self.network,
+            receiver,
+            sender,
+            step,
+            meanwhile=self._take_next,
+            on_death=self._restart,
+        )
 
     def _deliver(self, step: steps.Deliver) -> str | None:
         if not self.network.mail:
@@ -273,6 +276,30 @@ class World:
                 outcome = error.code
         hold(before == machine.contents(), "rehearsal", f"{machine.node} is not what it was")
         return outcome
+
+    def _verify(self, step: steps.Verify) -> str:
+        here, there = self._road(step.road)
+        state = self._compare(here, there, repair=step.repair)
+        if state != verify.EQUAL or step.unseen is None:
+            return state
+        with here.process.spared(), there.process.spared():
+            with here.without_triggers():
+                attempt(here.writer, step.unseen)
+            state = self._compare(here, there, repair=True)
+        hold(state == verify.EQUAL or bool(there.knowledge.waiting), "repair", state)
+        return f"mended, {state}"
+
+    def _compare(self, here: Machine, there: Machine, *, repair: bool) -> str:
+        client = self._client(here, there, steps.Round(0, push=True))
+        with mock.patch.object(exchange, "client_of", return_value=client):
+            verdict = verify.verify(here.replica, client.peer, repair=repair)
+        if verdict.state == verify.FAILED:
+            hold(client.is_excused, "round", verdict)
+        elif verdict.state != verify.NOT_IN_STEP:
+            invariants.check_verdict(verdict, here, there)
+        self._check(here)
+        self._check(there)
+        return verdict.state
 
     def _damage(self, step: steps.Damage) -> None:
         machine = self._machine(step.host)

@@ -53,13 +53,21 @@ def written(
     version = machine.knowledge.version
     for name, shape in shapes.of_version(machine.tables, version).items():
         cells = 1 if shape.generated else len(shape.key)
-        stamps = {
-            names.get((name, row), row): stamp
-            for row, stamp in stamps_of(machine.writer, name, cells, last, origin).items()
-        }
+        wrote, ended = (
+            {
+                names.get((name, row), row): stamp
+                for row, stamp in stamps_of(
+                    machine.writer, name, cells, last, origin, suspects=suspects
+                ).items()
+            }
+            for suspects in (False, True)
+        )
         reborn = born if statement and statement.table == name else None
         writes = writes_between(shape.columns_of(version), before[name], after[name], reborn)
-        found |= {Change(stamps[key], name, key, column, value) for key, column, value in writes}
+        found |= {
+            Change((ended if value == DEAD else wrote)[key], name, key, column, value)
+            for key, column, value in writes
+        }
     return found
 
 
