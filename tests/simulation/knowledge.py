@@ -16,6 +16,7 @@ from simulation import shapes
 from simulation.shapes import Shapes
 from syncd.bundle import Withdrawal
 from syncd.clock import hlc_of_ms
+from syncd.vector import Vector
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,15 @@ class Knowledge:
             dict(self.local),
         )
 
-    def take_in(self, changes: Iterable[Change], until_ms: int) -> None:
-        """Merge changes that arrive, or hold those that cannot show yet."""
+    def take_in(self, changes: Iterable[Change], until_ms: int, had: Vector) -> None:
+        """Merge changes that arrive, or hold those that cannot show yet.
+
+        had: what the host said that it has merged. By that it turns down what a change that it
+        holds has superseded elsewhere: a known limit (docs/architecture.md).
+        """
         for change in filter(self._counts, changes):
+            if change.stamp.seq <= had[change.stamp.origin] and self._is_superseded(change):
+                continue
             if self._is_due(change, until_ms):
                 self.merged.add(change)
             elif change not in self.merged:
@@ -155,6 +162,15 @@ class Knowledge:
     def _move(self, due: set[Change]) -> None:
         self.waiting -= due
         self.merged |= due
+
+    def _is_superseded(self, change: Change) -> bool:
+        """Say whether a change that is held writes over another."""
+        return any(
+            (held.table, held.key) == (change.table, change.key)
+            and (held.register == change.register or held.value == model.DEAD)
+            and held.stamp > change.stamp
+            for held in self.waiting
+        )
 
     def _is_due(self, change: Change, until_ms: int) -> bool:
         return change.stamp.hlc <= hlc_of_ms(until_ms) and self.knows(change)

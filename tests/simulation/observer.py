@@ -26,7 +26,7 @@ from simulation.invariants import hold
 from simulation.ledger import Ledger
 from simulation.machine import Machine, Watched, open_watched
 from simulation.writing import returned
-from syncd import audit, compaction, future, merge, restamp, withdrawal
+from syncd import audit, changelog, compaction, future, merge, restamp, withdrawal
 from syncd.bundle import Frame, Header, Withdrawal
 from syncd.database import Connection, Database
 from syncd.identity import Identity, sidecar_of
@@ -112,7 +112,8 @@ class Observer:
         ) -> Any:
             frame, until_ms = self._arriving, now_ms + drift_ms
             if known_to_sender is not None or self._is_adopting:
-                _later(connection, lambda machine: self._arrive(machine, frame, until_ms))
+                had = Vector() if self._is_adopting else changelog.vector(connection)
+                _later(connection, lambda machine: self._arrive(machine, frame, until_ms, had))
             elif self._is_bringing:
                 _later(connection, lambda machine: machine.knowledge.bring_withdrawn())
             else:
@@ -217,13 +218,13 @@ class Observer:
         self._tokens += 1
         return hashlib.sha256(b"token %d" % self._tokens).digest()[:size]
 
-    def _arrive(self, machine: Machine, frame: Frame | None, until_ms: int) -> None:
+    def _arrive(self, machine: Machine, frame: Frame | None, until_ms: int, had: Vector) -> None:
         """Take over what a frame brought to a host."""
         assert frame is not None
         changes = changes_in(frame)
         for change in changes:
             hold(self._ledger.has(change), "invented", f"{change} was never written")
-        machine.knowledge.take_in(changes, until_ms)
+        machine.knowledge.take_in(changes, until_ms, had)
 
     def _write_anew(self, machine: Machine, anew: dict[Stamp, Stamp], *, is_held: bool) -> None:
         known = frozenset(machine.knowledge.merged)

@@ -203,6 +203,8 @@ class World:
 
     def _revive(self, step: steps.Revive) -> str | None:
         machine = self._machine(step.host)
+        machine.replica.fold()
+        self._check(machine)
         listed = machine.replica.conflicts()
         if not listed:
             return None
