@@ -80,18 +80,36 @@ def due(
     """
     if not connection.value("SELECT EXISTS (SELECT 1 FROM syncd_held)"):
         return []
-    known = " OR ".join(
-        f"(e.tbl = {literal(table.name)}"
-        f" AND e.col IN ('', {', '.join(literal(column.name) for column in table.columns)}))"
-        if table.columns
-        else f"(e.tbl = {literal(table.name)} AND e.col = '')"
-        for table in tables.values()
-    )
-    where = f"e.hlc <= {hlc_max} AND ({known or 'false'}) AND ({among})"
+    where = f"e.hlc <= {hlc_max} AND ({_known(tables)}) AND ({among})"
     taken = list(sections(connection, where))
     if taken:
         connection.run(f"DELETE FROM syncd_held AS e WHERE {where}")
     return taken
+
+
+def renew_reasons(connection: Connection, tables: dict[str, Table]) -> None:
+    """Say anew what changes wait for, once `due` has taken those that need not wait any more.
+
+    A table may have come to know a column whose change is still in the future, and the time of a
+    change may have come before its column has.
+    """
+    names = ", ".join(literal(name) for name in tables)
+    reason = (
+        f"CASE WHEN {_known(tables)} THEN {literal(FUTURE)}"
+        f" WHEN e.tbl IN ({names}) THEN {literal(UNKNOWN_COLUMN)}"
+        f" ELSE {literal(UNKNOWN_TABLE)} END"
+    )
+    connection.run(f"UPDATE syncd_held AS e SET reason = {reason} WHERE e.reason <> {reason}")
+
+
+def _known(tables: dict[str, Table]) -> str:
+    """Return the condition that held entry `e` is of a table and a column that are known."""
+    of_tables = [
+        f"(e.tbl = {literal(table.name)}"
+        f" AND e.col IN ({', '.join(map(literal, ['', *(c.name for c in table.columns)]))}))"
+        for table in tables.values()
+    ]
+    return " OR ".join(of_tables) or "false"
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,9 @@ def _lift_new(
 
 def release(connection: Connection, *, now_ms: int, drift_ms: int) -> Counts:
     """Merge held changes that can show by now. The journal must be folded."""
-    due = held.due(connection, load_tables(connection), hlc_of_ms(now_ms + drift_ms))
+    tables = load_tables(connection)
+    due = held.due(connection, tables, hlc_of_ms(now_ms + drift_ms))
+    held.renew_reasons(connection, tables)
     return merge_sections(connection, due, None, now_ms=now_ms, drift_ms=drift_ms)
 
 

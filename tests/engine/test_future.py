@@ -186,6 +186,41 @@ class TestRelease:
         assert b.devices() == a.devices()
 
 
+class TestTwoReasonsToWait:
+    """A change of an unknown column may be in the future as well: first it waits for the column."""
+
+    def test_a_column_that_came_while_the_clock_was_behind(self, make_hosts: MakeHosts) -> None:
+        a, b = make_hosts("a", "b")
+        a.write("ALTER TABLE devices ADD COLUMN extra")
+        a.enrol()
+        a.write("INSERT INTO devices (device_id, extra) VALUES ('d', 'seen')")
+        pull(b, a)
+        assert [one.reason for one in b.replica.held()] == ["unknown column"]
+        b.clock.ms -= HOUR_MS
+        b.write("ALTER TABLE devices ADD COLUMN extra")
+        b.enrol()
+        assert [one.reason for one in b.replica.held()] == ["future"]
+        pass_time(HOUR_MS, b)
+        assert b.rows("SELECT device_id, extra FROM devices") == [("d", "seen")]
+        assert b.held() == 0
+
+    def test_a_time_that_comes_before_the_column(self, make_hosts: MakeHosts) -> None:
+        a, b = make_hosts("a", "b")
+        insert(a, "d")
+        pull(b, a)
+        a.write("ALTER TABLE devices ADD COLUMN extra")
+        a.enrol()
+        a.clock.ms += HOUR_MS
+        a.write("UPDATE devices SET extra = 'seen'")
+        pull(b, a)
+        assert [one.reason for one in b.replica.held()] == ["unknown column"]
+        pass_time(HOUR_MS, b)
+        assert [one.reason for one in b.replica.held()] == ["unknown column"]
+        b.write("ALTER TABLE devices ADD COLUMN extra")
+        b.enrol()
+        assert b.rows("SELECT device_id, extra FROM devices") == [("d", "seen")]
+
+
 class TestClockRepair:
     """`syncd clock repair` on a host whose clock ran ahead and is right again."""
 
