@@ -42,6 +42,8 @@ class Candidates:
     def has_lost(self, referred_to: set[str]) -> bool:
         """Say whether new entries may have taken away what children refer to."""
         bits = DEAD_BIT | sum(c.bit for c in self._table.columns if c.name in referred_to)
+        if not referred_to.isdisjoint(self._demands.made_of):
+            bits |= self._table.columns_mask
         return bool(
             self._connection.value(
                 f"SELECT EXISTS (SELECT 1 FROM {self._table.changes} AS e WHERE {NEW}"
@@ -213,10 +215,11 @@ class Candidates:
             f"{row} AS syncd_row",
             f"{self._stamp('h')} AS syncd_stamp",
         ]
+        made = "".join(f", ({sql}) AS {quoted(n)}" for n, sql in self._demands.made_of.items())
         return (
-            f"SELECT {', '.join(listed)}"
+            f"SELECT *{made} FROM (SELECT {', '.join(listed)}"
             f" FROM (SELECT *, {owned(table, 'g')} AS owned FROM {table.shadow} AS g"
-            f" WHERE g.alive = 1) AS h WHERE {' AND '.join([self._is_waiting(), *whole])}"
+            f" WHERE g.alive = 1) AS h WHERE {' AND '.join([self._is_waiting(), *whole])})"
         )
 
     def _literals(self, prefix: str) -> str:

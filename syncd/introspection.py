@@ -7,10 +7,10 @@ says why it cannot be enrolled. Nothing is written here.
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from syncd import ddl
 from syncd.config import TableConfig
 from syncd.database import Connection, quoted
 from syncd.schema import COLUMNS_MAX, GENERATED, GENERATED_KEY, KeyColumn, Table
@@ -190,13 +190,15 @@ def _definition(
 class Constraints:
     """What an enrolled table demands of its rows, as it stands now.
 
-    has_policy: a constraint may say what to do instead of refusing a row.
+    has_policy: a constraint may say what to do instead of refusing a row. made_of: its generated
+    columns, each with the SQL of what it is made of.
     """
 
     required: frozenset[str]
     uniques: tuple[Unique, ...]
     foreign_keys: tuple[ForeignKey, ...]
     has_policy: bool
+    made_of: Mapping[str, str]
 
     @property
     def strictly(self) -> str:
@@ -236,6 +238,7 @@ def _constraints(connection: Connection, name: str, key: Sequence[str]) -> Const
                 (name,),
             )
         ),
+        _made_of(connection, name, infos),
     )
 
 
@@ -363,22 +366,40 @@ def _uniques(connection: Connection, name: str, infos: list[_Info]) -> list[Uniq
     alias = _rowid_alias(infos)
     if alias is not None:
         found.append(Unique((Term(quoted(alias), "BINARY", alias),)))
+    made_of = _made_of(connection, name, infos)
     indexes = connection.rows(
         "SELECT l.name, s.sql FROM pragma_index_list(?) AS l"
         ' LEFT JOIN sqlite_schema AS s ON s.name = l.name WHERE l."unique"',
         (name,),
     )
     for index, sql in indexes:
-        expressions, predicate = _parse_index(sql) if sql else ([], None)
+        expressions, predicate = ddl.index(sql) if sql else ([], None)
         columns = connection.rows(
             "SELECT seqno, name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (index,)
         )
-        terms = tuple(
-            Term(quoted(column) if column else f"({expressions[number]})", collation, column)
-            for number, column, collation in columns
-        )
-        found.append(Unique(terms, predicate))
+        terms = []
+        for number, column, collation in columns:
+            if column is not None and column not in made_of:
+                terms.append(Term(quoted(column), collation, column))
+            else:
+                term = ddl.expanded(quoted(column) if column else expressions[number], made_of)
+                terms.append(Term(f"({term})", collation, None))
+        found.append(Unique(tuple(terms), predicate and ddl.expanded(predicate, made_of)))
     return found
+
+
+def _made_of(connection: Connection, name: str, infos: list[_Info]) -> dict[str, str]:
+    """Return what a table's generated columns are made of: name to SQL.
+
+    A row that does not show has no such columns.
+    """
+    names = [info.name for info in infos if info.generated]
+    if not names:
+        return {}
+    sql = connection.value(
+        "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,)
+    )
+    return ddl.generated(sql, names)
 
 
 def _foreign_keys(connection: Connection, name: str) -> tuple[ForeignKey, ...]:
@@ -399,30 +420,3 @@ def _foreign_keys(connection: Connection, name: str) -> tuple[ForeignKey, ...]:
             ]
         found.append(ForeignKey(tuple(column for _, _, column, _ in parts), parent, tuple(named)))
     return tuple(found)
-
-
-# What may hide a parenthesis, a comma or a WHERE from us: strings, quoted names, comments.
-_OPAQUE = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/"""
-_TOKEN = re.compile(rf"({_OPAQUE})|([(),])|([^'\"`\[(),/-]+|.)", re.DOTALL)
-
-
-def _parse_index(sql: str) -> tuple[list[str], str | None]:
-    """Split CREATE INDEX into its terms, as SQL without collation and direction, and its WHERE."""
-    terms, text, depth, rest = [], "", 0, ""
-    is_listed = False
-    for match in _TOKEN.finditer(sql):
-        mark = match[2]
-        if is_listed:
-            rest += match[0]
-            continue
-        depth += {"(": 1, ")": -1}.get(mark or "", 0)
-        if (mark == "," and depth == 1) or (mark == ")" and depth == 0):
-            terms.append(text)
-            text, is_listed = "", depth == 0
-        elif depth > 1 or (depth == 1 and mark != "("):
-            text += match[0]
-    bare = [
-        re.sub(r"(?i)(\s+COLLATE\s+\S+)?(\s+(ASC|DESC))?\s*$", "", term).strip() for term in terms
-    ]
-    where = re.match(r"(?is)\s*WHERE\s(.*)", rest)
-    return bare, where[1].strip() if where else None

@@ -1,0 +1,105 @@
+"""What only the text of a CREATE statement tells, and no pragma does.
+
+The expressions of an index, which rows a partial one is over, and what generated columns are made
+of. Only as much is read as that takes; SQLite has found the statement well formed before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+# What may hide a parenthesis, a comma or a name from us: strings, quoted names, comments.
+_OPAQUE = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/"""
+_TOKEN = re.compile(rf"({_OPAQUE})|([(),])|([^'\"`\[(),/-]+|.)", re.DOTALL)
+# Of a blob such as x'00', and of a number such as 1e5, the letter is no name.
+_NAME = re.compile(rf"[xX]'[^']*'|\d[\w.]*|(?P<name>{_OPAQUE}|[^\W\d][\w$]*)|.", re.DOTALL)
+_QUOTES = {'"': '"', "`": "`", "[": "]"}
+
+
+def index(sql: str) -> tuple[list[str], str | None]:
+    """Split CREATE INDEX into its terms, as SQL without collation and direction, and its WHERE."""
+    terms, rest = _listed(sql)
+    bare = [
+        re.sub(r"(?i)(\s+COLLATE\s+\S+)?(\s+(ASC|DESC))?\s*$", "", term).strip() for term in terms
+    ]
+    where = re.match(r"(?is)\s*WHERE\s(.*)", rest)
+    return bare, where[1].strip() if where else None
+
+
+def generated(sql: str, names: Collection[str]) -> dict[str, str]:
+    """Return what generated columns are made of, by CREATE TABLE: name to SQL.
+
+    Where one is made of another, that one's SQL stands in its place.
+    """
+    found = {}
+    for declared in _listed(sql)[0]:
+        column = next(_names(declared), None)
+        for name in names:
+            if column is not None and column.casefold() == name.casefold():
+                found[name] = _behind_as(declared)
+    return {
+        name: expanded(sql, {n: s for n, s in found.items() if n != name})
+        for name, sql in found.items()
+    }
+
+
+def expanded(sql: str, made_of: Mapping[str, str]) -> str:
+    """Return an expression with what columns are made of in place of their names."""
+    by_name = {name.casefold(): name for name in made_of}
+    text = ""
+    for match in _NAME.finditer(sql):
+        name = by_name.get(_unquoted(match["name"] or "").casefold())
+        if name is None or re.match(r"\s*\(", sql[match.end() :]):
+            text += match[0]
+        else:
+            others = {n: s for n, s in made_of.items() if n != name}
+            text += f"({expanded(made_of[name], others)})"
+    return text
+
+
+def _listed(sql: str) -> tuple[list[str], str]:
+    """Split a statement into what its outermost parentheses list, and what follows them."""
+    items, text, depth, rest = [], "", 0, ""
+    is_listed = False
+    for match in _TOKEN.finditer(sql):
+        mark = match[2]
+        if is_listed:
+            rest += match[0]
+            continue
+        depth += {"(": 1, ")": -1}.get(mark or "", 0)
+        if (mark == "," and depth == 1) or (mark == ")" and depth == 0):
+            items.append(text)
+            text, is_listed = "", depth == 0
+        elif depth > 1 or (depth == 1 and mark != "("):
+            text += match[0]
+    return items, rest
+
+
+def _names(sql: str) -> Iterator[str]:
+    """Yield the names and the words of a piece of SQL."""
+    for match in _NAME.finditer(sql):
+        name = match["name"]
+        if name and not name.startswith(("'", "--", "/*")):
+            yield _unquoted(name)
+
+
+def _behind_as(declared: str) -> str:
+    """Return what stands in the parentheses behind the AS of a column's declaration."""
+    outside = inside = ""
+    depth = 0
+    for match in _TOKEN.finditer(declared):
+        depth -= match[2] == ")"
+        if depth:
+            inside += match[0]
+        elif inside and re.search(r"(?i)\bAS\s*$", outside):
+            return inside
+        else:
+            outside, inside = outside + (match[3] or ""), ""
+        depth += match[2] == "("
+    raise ValueError(f"not generated: {declared}")
+
+
+def _unquoted(name: str) -> str:
+    closing = _QUOTES.get(name[:1])
+    return name if closing is None else name[1:-1].replace(closing * 2, closing)
