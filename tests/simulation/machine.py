@@ -262,6 +262,10 @@ class Machine:
         shown = shapes.of_version(self.tables, self.knowledge.version)
         return {name: self._rows_of(name, shape) for name, shape in shown.items()}
 
+    def has(self, table: str) -> bool:
+        """Say whether its schema has a table."""
+        return self.tables[table].since <= self.knowledge.version
+
     def local(self) -> model.Tables:
         """Return what the tables show in columns that stay on this host."""
         return {

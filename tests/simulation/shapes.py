@@ -257,7 +257,8 @@ APART = {
     "settings": ("kind",),
     "tags": ("weight",),
 }
-"""Columns on which no constraint and no other row depends, and which all versions have."""
+"""Columns on which no constraint and no other row depends, and which both versions have if they
+have the table."""
 
 TIMES: dict[Any, int | None] = {
     None: 0,

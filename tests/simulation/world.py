@@ -282,7 +282,7 @@ class World:
     def _verify(self, step: steps.Verify) -> str:
         here, there = self._road(step.road)
         state = self._compare(here, there, repair=step.repair)
-        if state != verify.EQUAL or step.unseen is None:
+        if state != verify.EQUAL or step.unseen is None or not there.has(step.unseen.table):
             return state
         with here.process.spared(), there.process.spared():
             with here.without_triggers():
