@@ -21,10 +21,10 @@ from syncd.vector import Vector
 
 @dataclass(frozen=True)
 class Local:
-    """What a row has in the columns that stay on its host. born: the birth it had by then."""
+    """What a row has in the columns that stay on its host. died: its last death by then."""
 
     values: model.Row
-    born: model.Stamp
+    died: model.Stamp | None
 
 
 @dataclass
@@ -126,10 +126,10 @@ class Knowledge:
 
     def note_local(self, shown: model.Tables) -> None:
         """Remember what rows have in the columns that stay here, as their host has written it."""
-        born = self._last(model.ALIVE)
+        died = self._deaths()
         for table, rows in shown.items():
             for key, values in rows.items():
-                self.local[table, key] = Local(values, born[table, key])
+                self.local[table, key] = Local(values, died.get((table, key)))
 
     def strays(self, shown: model.Tables) -> list[tuple[str, Key, model.Row]]:
         """Return the rows that have lost what their host wrote in columns that stay on it.
@@ -137,24 +137,24 @@ class Knowledge:
         A row that has come from elsewhere has their DEFAULTs; one that has died and lives again may
         have them, too.
         """
-        died = self._last(model.DEAD)
+        died = self._deaths()
         found = []
         for table, rows in shown.items():
             presets = tuple(self.tables[table].local.values())
             for key, values in rows.items():
                 known = self.local.get((table, key))
                 allowed = {known.values} if known else {presets}
-                if known and (death := died.get((table, key))) and death > known.born:
+                if known and died.get((table, key)) != known.died:
                     allowed.add(presets)
                 if values not in allowed:
                     found.append((table, key, values))
         return found
 
-    def _last(self, value: model.Cell) -> dict[tuple[str, Key], model.Stamp]:
-        """Return the last birth, or death, of every row."""
+    def _deaths(self) -> dict[tuple[str, Key], model.Stamp]:
+        """Return the last death of every row."""
         last: dict[tuple[str, Key], model.Stamp] = {}
         for change in self.merged:
-            if change.value == value:
+            if change.value == model.DEAD:
                 row = change.table, change.key
                 last[row] = max(last.get(row, change.stamp), change.stamp)
         return last
