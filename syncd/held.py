@@ -87,19 +87,22 @@ def due(
     return taken
 
 
-def renew_reasons(connection: Connection, tables: dict[str, Table]) -> None:
+def renew_reasons(connection: Connection, tables: dict[str, Table], hlc_max: int) -> None:
     """Say anew what changes wait for, once `due` has taken those that need not wait any more.
 
     A table may have come to know a column whose change is still in the future, and the time of a
     change may have come before its column has.
     """
-    names = ", ".join(literal(name) for name in tables)
-    reason = (
-        f"CASE WHEN {_known(tables)} THEN {literal(FUTURE)}"
-        f" WHEN e.tbl IN ({names}) THEN {literal(UNKNOWN_COLUMN)}"
-        f" ELSE {literal(UNKNOWN_TABLE)} END"
+    known, names = _known(tables), ", ".join(literal(name) for name in tables)
+    future = literal(FUTURE)
+    connection.run(
+        f"UPDATE syncd_held AS e SET reason = {future} WHERE e.reason <> {future} AND ({known})"
     )
-    connection.run(f"UPDATE syncd_held AS e SET reason = {reason} WHERE e.reason <> {reason}")
+    connection.run(
+        f"UPDATE syncd_held AS e SET reason = CASE WHEN e.tbl IN ({names})"
+        f" THEN {literal(UNKNOWN_COLUMN)} ELSE {literal(UNKNOWN_TABLE)} END"
+        f" WHERE e.reason = {future} AND e.hlc <= {hlc_max} AND NOT ({known})"
+    )
 
 
 def _known(tables: dict[str, Table]) -> str:

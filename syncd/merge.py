@@ -219,9 +219,9 @@ def _lift_new(
 
 def release(connection: Connection, *, now_ms: int, drift_ms: int) -> Counts:
     """Merge held changes that can show by now. The journal must be folded."""
-    tables = load_tables(connection)
-    due = held.due(connection, tables, hlc_of_ms(now_ms + drift_ms))
-    held.renew_reasons(connection, tables)
+    tables, hlc_max = load_tables(connection), hlc_of_ms(now_ms + drift_ms)
+    due = held.due(connection, tables, hlc_max)
+    held.renew_reasons(connection, tables, hlc_max)
     return merge_sections(connection, due, None, now_ms=now_ms, drift_ms=drift_ms)
 
 
