@@ -32,15 +32,12 @@ def generated(sql: str, names: Collection[str]) -> dict[str, str]:
 
     Where one is made of another, that one's SQL stands in its place.
     """
-    found = {}
-    for declared in _listed(sql)[0]:
-        column = next(_names(declared), None)
-        for name in names:
-            if column is not None and column.casefold() == name.casefold():
-                found[name] = _behind_as(declared)
+    wanted = {name.casefold(): name for name in names}
+    declared = {next(_names(one), "").casefold(): one for one in _listed(sql)[0]}
+    made_of = {wanted[n]: _behind_as(one) for n, one in declared.items() if n in wanted}
     return {
-        name: expanded(sql, {n: s for n, s in found.items() if n != name})
-        for name, sql in found.items()
+        name: expanded(expression, {n: other for n, other in made_of.items() if n != name})
+        for name, expression in made_of.items()
     }
 
 

@@ -377,6 +377,7 @@ class Replica:
             self.release()
             return Counts()
         self._guard(Vector(header.vector))
+        # Before the lock is had another frame may come: what is found here is found out again.
         with self._database.scratch() as connection:
             self._refuse_gap(connection, header, frame)
             staged = merge.stage(connection, frame)
