@@ -88,7 +88,12 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def empty_log(connection: sqlite3.Connection) -> None:
+    """Copy a database's write-ahead log into it."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
 def file_bytes(connection: sqlite3.Connection, path: Path) -> int:
     """Return the size of a database once its write-ahead log is in it."""
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    empty_log(connection)
     return path.stat().st_size
