@@ -3,8 +3,10 @@
 A write that knew the value it replaced is no conflict. Whether it knew is read from the vectors: a
 change that a merged vector covers had been seen. While a pull is unfinished they say too little, so
 that a loss may be logged that was known; none is left out. Each host logs what lost on it; equal
-values are no loss. A row that is displaced has lost a value that must be unique (`waiting`); that
-stays open for as long as it is. Nothing here decides who wins.
+values are no loss. A value loses to the death of its row, be it older than the death or, while no
+newer birth makes the row live again, written after it. A row that is displaced has lost a value
+that must be unique (`waiting`); that stays open for as long as it is. Nothing here decides who
+wins.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from syncd.clock import hlc_of_ms, ms_of_hlc
 from syncd.database import Connection, quoted
 from syncd.errors import NotRestorable
 from syncd.held import DISPLACED
-from syncd.schema import DEAD_BIT, Column, Table, load_tables
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
+from syncd.shadow import owned
 
 OVERWRITTEN = "overwritten"
 
@@ -121,11 +124,15 @@ def log(
 ) -> int:
     """Log what the staged entries of `temp.syncd_contest` displace or lose to; return how many.
 
-    To be called after `changelog.resolved` and before the user's table is touched. known: the SQL
-    of the seq up to which the sender knew the origin of contest row `x`.
+    To be called after `changelog.resolved` and before the user's table is touched, for births
+    before the writes that may depend on them. known: the SQL of the seq up to which the sender knew
+    the origin of contest row `x`.
     """
-    # The entry loses although the sender had not seen it, or stands against news of another origin.
-    concurrent = f"x.origin <> x.staged_origin AND (x.stands OR x.seq > {known})"
+    # What a standing entry takes is not sent by who has seen it. From a death it takes nothing.
+    concurrent = (
+        "x.origin <> x.staged_origin"
+        f" AND (x.seq > {known} OR (x.stands AND NOT x.staged_mask & {DEAD_BIT}))"
+    )
     if not connection.value(
         f"SELECT EXISTS (SELECT 1 FROM temp.syncd_contest AS x WHERE {concurrent})"
     ):
@@ -140,6 +147,46 @@ def log(
     return count
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """Deaths that nobody remembers any more.
+
+    by, hlc: the ordinal of the host that has said so, and the newest reading that one of them may
+    have had. now_ms: this host's wall clock.
+    """
+
+    by: int
+    hlc: int
+    now_ms: int
+
+
+def log_left(connection: Connection, table: Table, where: str, deaths: Forgotten) -> None:
+    """Log what was written to hidden rows by who did not know of their deaths.
+
+    where: a condition on the entry `e` that wrote it.
+    """
+    key = " || ', ' || ".join(f"quote(e.{cell})" for cell in table.key_cells)
+    for column in table.columns:
+        connection.run(
+            f"""
+            INSERT OR IGNORE INTO syncd_conflict (at_ms, ended_ms, reason, tbl, key, won_key, col,
+                lost_value, lost_hlc, lost_origin, lost_seq, won_hlc, won_origin, won_dead)
+            SELECT :now, :now, :reason, :table, {key}, {key}, :column,
+                h.{column.cell}, e.hlc, e.origin, e.seq, :hlc, :by, 1
+            FROM {table.changes} AS e JOIN {table.shadow} AS h ON {table.on("h", "e")}
+            WHERE e.mask & {column.bit} AND {where}
+            """,
+            {
+                "now": deaths.now_ms,
+                "reason": OVERWRITTEN,
+                "table": table.name,
+                "column": column.name,
+                "hlc": deaths.hlc,
+                "by": deaths.by,
+            },
+        )
+
+
 def _log_column(
     connection: Connection,
     table: Table,
@@ -149,32 +196,37 @@ def _log_column(
     concurrent: str,
     now_ms: int,
 ) -> int:
-    bit, dead = column.bit, DEAD_BIT
+    bit = column.bit
     key = " || ', ' || ".join(f"quote(x.{cell})" for cell in table.key_cells)
     # Without affinity 1 and 1.0 compare equal and are not.
     differs = "{0} IS NOT {1}" + (" OR typeof({0}) <> typeof({1})" * (column.affinity == "BLOB"))
     present = f"CASE WHEN {_shown(table)} THEN {column.travelling('t')} ELSE h.{column.cell} END"
+    is_met_by_death = f"x.mask & {DEAD_BIT} AND x.staged_mask & {bit}"
+    meets_death = f"x.staged_mask & {DEAD_BIT} AND x.mask & {bit}"
+    arriving_lost = (
+        f"CASE WHEN {is_met_by_death} THEN 1 WHEN {meets_death} THEN 0 ELSE x.stands END"
+    )
     return connection.run(
         f"""
         INSERT OR IGNORE INTO syncd_conflict (at_ms, ended_ms, reason, tbl, key, won_key, col,
             lost_value, lost_hlc, lost_origin, lost_seq, won_value, won_hlc, won_origin, won_dead)
         SELECT :now, :now, :reason, :table, {key}, {key}, :column,
-            CASE WHEN x.stands THEN {arriving} ELSE {present} END,
-            CASE WHEN x.stands THEN x.staged_hlc ELSE x.hlc END,
-            CASE WHEN x.stands THEN x.staged_origin ELSE x.origin END,
-            CASE WHEN x.stands THEN x.staged_seq ELSE x.seq END,
-            CASE WHEN x.stands THEN {present} ELSE {arriving} END,
-            CASE WHEN x.stands THEN x.hlc ELSE x.staged_hlc END,
-            CASE WHEN x.stands THEN x.origin ELSE x.staged_origin END,
-            CASE WHEN x.stands THEN x.mask ELSE x.staged_mask END & {dead} <> 0
-        FROM temp.syncd_contest AS x
+            CASE WHEN arriving_lost THEN {arriving} ELSE {present} END,
+            CASE WHEN arriving_lost THEN x.staged_hlc ELSE x.hlc END,
+            CASE WHEN arriving_lost THEN x.staged_origin ELSE x.origin END,
+            CASE WHEN arriving_lost THEN x.staged_seq ELSE x.seq END,
+            CASE WHEN arriving_lost THEN {present} ELSE {arriving} END,
+            CASE WHEN arriving_lost THEN x.hlc ELSE x.staged_hlc END,
+            CASE WHEN arriving_lost THEN x.origin ELSE x.staged_origin END,
+            CASE WHEN arriving_lost THEN x.mask ELSE x.staged_mask END & {DEAD_BIT} <> 0
+        FROM (SELECT *, {arriving_lost} AS arriving_lost FROM temp.syncd_contest AS x) AS x
         JOIN temp.syncd_staged AS s ON s.id = x.id
         LEFT JOIN {table.sql} AS t ON {table.on_user("t", "x")}
         LEFT JOIN {table.shadow} AS h ON {table.on("h", "x")}
         WHERE {concurrent} AND (
             (x.mask & {bit} AND x.staged_mask & {bit} AND ({differs.format(arriving, present)}))
-            OR (x.stands AND x.mask & {dead} AND x.staged_mask & {bit})
-            OR (NOT x.stands AND x.staged_mask & {dead} AND x.mask & {bit})
+            OR ({is_met_by_death} AND (x.stands OR NOT {owned(table, "x")} & {ALIVE_BIT}))
+            OR ({meets_death} AND (NOT x.stands OR NOT {owned(table, "x")} & {ALIVE_BIT}))
         )
         """,
         {"now": now_ms, "reason": OVERWRITTEN, "table": table.name, "column": column.name},

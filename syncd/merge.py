@@ -337,7 +337,8 @@ class _Scope:
             for name in section.columns
         }
         showing = Showing(self._connection, table, updated)
-        for section in mergeable:
+        # Whether a value is lost to a death depends on what is born.
+        for section in sorted(mergeable, key=lambda section: _ORDER[section.existence]):
             counts += self._merge_into(table, section, showing)
         return counts
 
@@ -373,6 +374,9 @@ class _Scope:
                 showing.take_staged(columns, section.existence, contested)
                 applied = connection.value("SELECT count(*) FROM temp.syncd_staged WHERE mask <> 0")
         return Counts(applied, overwritten, len(section) - applied, logged)
+
+
+_ORDER = {bundle.ALIVE: 0, bundle.DEAD: 1, bundle.NO_EXISTENCE: 2}
 
 
 def _is_known(section: Section, merged: Mapping[int, int]) -> bool:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from syncd import bundle, capture, changelog, compaction, settle, shadow
+from syncd import bundle, capture, changelog, compaction, conflicts, settle, shadow
 from syncd.bundle import Frame, Progress, Section, Snapshot
+from syncd.conflicts import Forgotten
 from syncd.database import Connection, literal
 from syncd.schema import ALIVE_BIT, Table, load_tables
 from syncd.vector import Vector
@@ -120,10 +121,11 @@ def finish(connection: Connection, sender: int, frame: Frame, *, now_ms: int) ->
         f" WHERE c.sender = {sender} AND c.origin = e.origin AND c.seq = e.seq)"
     )
     complete = [tables[name] for name in part.tables if name in tables]
+    deaths = Forgotten(sender, part.hlc, now_ms)
     rows = 0
     with capture.suspended(connection, settle.affected(connection, tables, tables)):
         for table in complete:
-            rows += _take_away(connection, table, f"{gone} AND {_told_of(table, part)}")
+            rows += _take_away(connection, table, f"{gone} AND {_told_of(table, part)}", deaths)
         names = ", ".join(literal(name) for name in part.tables)
         connection.run(f"DELETE FROM syncd_held AS e WHERE e.tbl IN ({names}) AND {gone}")
         for table in tables.values():
@@ -156,7 +158,7 @@ def _told_of(table: Table, part: Snapshot) -> str:
     return f"(e.mask & {ALIVE_BIT} OR NOT e.mask & {unknown})"
 
 
-def _take_away(connection: Connection, table: Table, gone: str) -> int:
+def _take_away(connection: Connection, table: Table, gone: str, deaths: Forgotten) -> int:
     """Take a table's entries away, with what they show; return how many rows were hidden for good.
 
     gone: a condition on the entry `e`. Rows that live on without them are put together again when
@@ -165,7 +167,7 @@ def _take_away(connection: Connection, table: Table, gone: str) -> int:
     rows = after = 0
     while upto := _next_slice(connection, table, after):
         rows += _take_slice(
-            connection, table, f"e.position > {after} AND e.position <= {upto} AND {gone}"
+            connection, table, gone, f"e.position > {after} AND e.position <= {upto}", deaths
         )
         after = upto
     return rows
@@ -180,13 +182,15 @@ def _next_slice(connection: Connection, table: Table, after: int) -> int | None:
     return upto
 
 
-def _take_slice(connection: Connection, table: Table, gone: str) -> int:
+def _take_slice(
+    connection: Connection, table: Table, gone: str, between: str, deaths: Forgotten
+) -> int:
     cells = ", ".join(table.key_cells)
     with changelog.temporary(
         connection,
         "syncd_gone",
         f"SELECT {cells}, position, e.mask & {ALIVE_BIT} AS alive FROM {table.changes} AS e"
-        f" WHERE {gone}",
+        f" WHERE {between} AND {gone}",
     ) as count:
         if not count:
             return 0
@@ -203,5 +207,7 @@ def _take_slice(connection: Connection, table: Table, gone: str) -> int:
             f"DELETE FROM {table.shadow} AS h WHERE alive = 0 AND ({cells}) IN ({keys})"
             f" AND NOT {shadow.owned(table, 'h')} & {table.columns_mask}"
         )
+        left = f"({table.cells('e')}) IN ({keys} WHERE alive) AND NOT ({gone})"
+        conflicts.log_left(connection, table, left, deaths)
         rows: int = connection.value("SELECT coalesce(sum(alive), 0) FROM temp.syncd_gone")
         return rows

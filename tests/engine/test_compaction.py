@@ -532,6 +532,22 @@ class TestSnapshots:
         (there,), (here,) = a.replica.contacts(), x.replica.contacts()
         assert not any((there.needs_snapshot, there.lacks, here.in_snapshot))
 
+    def test_what_was_written_to_a_row_that_was_deleted_meanwhile_is_logged(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """X noted something, later than the death that nobody remembers any more."""
+        a, x = away(make_hosts)
+        x.write("UPDATE devices SET note = 'lost' WHERE device_id = 'gone'")
+        x.write("UPDATE devices SET note = 'seen' WHERE device_id = 'kept'")
+        pull(x, a)
+        settle(a, x)
+        assert a.devices() == x.devices()
+        assert a.devices().keys() == {"kept", "later"}
+        (conflict,) = x.replica.conflicts()
+        assert (conflict.key, conflict.column, conflict.lost_value) == ("'gone'", "note", "lost")
+        assert (conflict.won_node, conflict.won_by_death) == ("a", True)
+        assert a.conflicts() == []
+
 
 class TestThirdHosts:
     """What was forgotten on one host may be remembered on another, and unknown to a third."""

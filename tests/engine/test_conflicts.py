@@ -6,6 +6,7 @@ import pytest
 
 from engine.conftest import MakeHosts
 from engine.hosts import Host, ask, pull, settle
+from syncd.errors import NotRestorable
 
 
 @pytest.fixture
@@ -96,6 +97,63 @@ def test_a_value_written_to_a_row_that_another_deleted_is_logged(
     assert sender.conflicts() == []
 
 
+@pytest.mark.parametrize("first", ["death", "update"])
+def test_a_value_written_after_a_death_that_its_writer_did_not_know_of_is_logged(
+    trio: list[Host], first: str
+) -> None:
+    """A deletes; B, not knowing, notes something later. An update does not revive."""
+    a, b, c = trio
+    a.write("DELETE FROM devices")
+    b.write("UPDATE devices SET note = 'lost'")
+    receiver, sender = (b, a) if first == "death" else (a, b)
+    pull(receiver, sender)
+    settle(a, b, c)
+    assert a.devices() == b.devices() == c.devices() == {}
+    assert receiver.conflicts() == [("devices", "note", "lost", None)]
+    assert receiver.rows("SELECT won_dead FROM syncd_conflict") == [(1,)]
+    assert sender.conflicts() == c.conflicts() == []
+    (conflict,) = receiver.replica.conflicts()
+    assert (conflict.lost_node, conflict.won_node, conflict.won_by_death) == ("b", "a", True)
+    assert conflict.lost_ms > conflict.won_ms
+
+
+@pytest.mark.parametrize("one_frame", [True, False], ids=["together", "one by one"])
+def test_a_value_of_a_row_that_lives_again_is_not_lost(trio: list[Host], one_frame: bool) -> None:
+    """B deletes and inserts the row anew and notes something, not knowing that A had deleted it."""
+    a, b, _ = trio
+    a.write("DELETE FROM devices")
+    for statement in (
+        "DELETE FROM devices",
+        "INSERT INTO devices (device_id, status) VALUES ('d', 'again')",
+        "UPDATE devices SET note = 'seen'",
+    ):
+        b.write(statement)
+        if not one_frame:
+            b.replica.fold()
+    pull(a, b, frame_entries=None if one_frame else 1)
+    settle(a, b)
+    assert a.devices() == b.devices() == {"d": ("again", "seen")}
+    assert a.conflicts() == b.conflicts() == []
+
+
+def test_a_value_that_lost_to_a_death_comes_back_to_a_row_that_is_inserted_again(
+    trio: list[Host],
+) -> None:
+    """To a row that is not there nothing can be restored; once it is, all that was lost can."""
+    a, b, _ = trio
+    a.write("DELETE FROM devices")
+    b.write("UPDATE devices SET note = 'lost'")
+    pull(a, b)
+    (conflict,) = a.replica.conflicts()
+    with pytest.raises(NotRestorable, match="does not show the row"):
+        a.replica.restore(conflict.id)
+    a.clock.ms += 5_000
+    a.write("INSERT INTO devices (device_id, note) VALUES ('d', 'anew')")
+    a.replica.restore(conflict.id)
+    settle(a, b)
+    assert a.devices() == b.devices() == {"d": ("new", "lost")}
+
+
 def test_two_births_log_the_columns_that_differ(make_hosts: MakeHosts) -> None:
     """Both insert the same device with other notes."""
     a, b = make_hosts("a", "b")
@@ -112,6 +170,7 @@ def test_a_loser_that_comes_again_and_from_two_peers_is_logged_once(trio: list[H
     """It leaves no trace in the table, so it loses every time it comes."""
     a, b, c = trio
     a.write("UPDATE devices SET note = 'lost'")
+    pull(b, a)
     for number in range(5):
         a.write("INSERT INTO devices (device_id) VALUES (?)", f"{number}")
     pull(b, a)

@@ -233,6 +233,26 @@ def mend_only_births() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def lose_what_came_after_a_death() -> Iterator[None]:
+    """Only what is older than the death of its row counts as lost to it."""
+    log = conflicts.log
+
+    def logging(connection: Connection, *args: Any, **options: Any) -> int:
+        count = log(connection, *args, **options)
+        return count - connection.run(
+            "DELETE FROM syncd_conflict WHERE won_dead AND lost_hlc > won_hlc"
+        )
+
+    with mock.patch.object(conflicts, "log", logging):
+        yield
+
+
+def lose_what_a_snapshot_buries() -> AbstractContextManager[Any]:
+    """Who was away does not log what it wrote to rows that were deleted meanwhile."""
+    return mock.patch.object(conflicts, "log_left")
+
+
 ALL: tuple[Bug, ...] = (
     skip_a_fold,
     drop_a_tombstone,
@@ -252,4 +272,6 @@ ALL: tuple[Bug, ...] = (
     disbelieve_what_rows_say,
     forget_what_a_peer_lacks,
     mend_only_births,
+    lose_what_came_after_a_death,
+    lose_what_a_snapshot_buries,
 )

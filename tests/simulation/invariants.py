@@ -7,11 +7,12 @@ are displaced as such (`displaced`).
 
 At rest: all hosts show the same (`converged`), remember exactly the changes that own a register,
 deaths included (`remembered`), hold back exactly the rows that may not show (`held`), have equal
-vectors and nothing more to tell (`vectors`, `news`), and no value was lost in silence
-(`conflicts`). Past the retention: deaths are forgotten, and nothing else (`forgotten`). Elsewhere:
-no bundle tells of a change that was never made (`invented`), no write is older than what its host
-had merged (`clock`), no round fails without a reason (`round`), a comparison finds what differs and
-nothing else (`verdict`), and a repair leaves no difference (`repair`).
+vectors and nothing more to tell (`vectors`, `news`). At rest and past the retention no value was
+lost in silence (`conflicts`). Past the retention: deaths are forgotten, and nothing else
+(`forgotten`). Elsewhere: no bundle tells of a change that was never made (`invented`), no write is
+older than what its host had merged (`clock`), no round fails without a reason (`round`), a
+comparison finds what differs and nothing else (`verdict`), and a repair leaves no difference
+(`repair`).
 """
 
 from __future__ import annotations
@@ -63,13 +64,8 @@ def check(machine: Machine) -> None:
     hold(logged == displaced, "displaced", f"{machine.node} logs {logged}, displaced {displaced}")
 
 
-def check_at_rest(
-    machines: Sequence[Machine],
-    roads: Sequence[tuple[int, int]],
-    ledger: Ledger,
-    losses: Collection[Loss],
-) -> None:
-    """Check that all hosts agree, and that nothing is missing. losses: all that was ever logged."""
+def check_at_rest(machines: Sequence[Machine], roads: Sequence[tuple[int, int]]) -> None:
+    """Check that all hosts agree, and that nothing is missing."""
     everything: set[Change] = set().union(*(m.knowledge.merged for m in machines))
     for machine in machines:
         _check_agreement(machine, everything)
@@ -79,6 +75,10 @@ def check_at_rest(
         one, other = machines[receiver].replica, machines[sender].replica
         _, frame = other.changes_since(one.vector(), one.cursor(other.origin()))
         hold(not frame.sections, "news", f"h{sender} has more to tell h{receiver}")
+
+
+def check_losses(everything: set[Change], ledger: Ledger, losses: Collection[Loss]) -> None:
+    """Check that no value was lost in silence. losses: all that was ever logged."""
     silent = ledger.unlogged(everything, losses)
     hold(not silent, "conflicts", f"lost in silence: {silent}")
 

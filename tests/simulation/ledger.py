@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from engine.model import DEAD, EXISTENCE, Cell, Change, Key, Stamp
+from engine.model import ALIVE, DEAD, EXISTENCE, Cell, Change, Key, Stamp
 
 Loss = tuple[bytes, int, str, str]
 """A loser's origin and seq, its table and column."""
@@ -20,6 +20,7 @@ class Ledger:
     def __init__(self) -> None:
         self._values: dict[tuple[str, Key, str, Stamp], set[Cell]] = {}
         self._known: dict[Stamp, frozenset[Change]] = {}
+        self._lifted: dict[Stamp, Stamp] = {}
 
     def enter(self, written: Iterable[Change], known: frozenset[Change]) -> None:
         """Remember writes that were committed. known: what their host had merged."""
@@ -32,6 +33,12 @@ class Ledger:
         """Remember a write under the stamp that its host gives it after a renewal."""
         self.enter([renamed], self._known[change.stamp])
 
+    def lift(self, before: Stamp, lifted: Iterable[Change], known: frozenset[Change]) -> None:
+        """Remember a change by the newer stamp that a host gives it. known: what it had merged."""
+        for change in lifted:
+            self.enter([change], known)
+            self._lifted[change.stamp] = before
+
     def has(self, change: Change) -> bool:
         """Say whether a change was ever written."""
         return change.value in self._values.get(_write(change), ())
@@ -39,9 +46,9 @@ class Ledger:
     def unlogged(self, changes: Collection[Change], losses: Collection[Loss]) -> list[Change]:
         """Return the values that were lost in silence.
 
-        A value is accounted for if it stands, if a greater write of its register or a death of its
-        row knew of it, if the conflict log has it, or if a greater write of an equal value is
-        accounted for. losses: what stood in any conflict log.
+        A value is accounted for if it stands in a row that lives, if a greater write of its
+        register or a death of its row knew of it, if the conflict log has it, or if a greater write
+        of an equal value is accounted for. losses: what stood in any conflict log.
         """
         rows: dict[tuple[str, Key], list[Change]] = {}
         for change in changes:
@@ -51,6 +58,8 @@ class Ledger:
     def _silent(self, writes: list[Change], losses: Collection[Loss]) -> list[Change]:
         accounted: set[Change] = set()
         silent: list[Change] = []
+        existence = [write for write in writes if write.register == EXISTENCE]
+        lives = not existence or max(existence, key=lambda c: c.stamp).value == ALIVE
         for lost in sorted(writes, key=lambda c: c.stamp, reverse=True):
             if lost.register == EXISTENCE:
                 continue
@@ -60,8 +69,8 @@ class Ledger:
                 if won.stamp > lost.stamp and (won.register == lost.register or won.value == DEAD)
             ]
             if (
-                not beyond
-                or (lost.stamp.origin, lost.stamp.seq, lost.table, lost.register) in losses
+                (lives and not beyond)
+                or self._is_logged(lost, losses)
                 or any(self._knew(won, lost) for won in beyond)
                 or any(won in accounted and won.value == lost.value for won in beyond)
             ):
@@ -69,6 +78,12 @@ class Ledger:
             else:
                 silent.append(lost)
         return silent
+
+    def _is_logged(self, lost: Change, losses: Collection[Loss]) -> bool:
+        stamp: Stamp | None = lost.stamp
+        while stamp and (stamp.origin, stamp.seq, lost.table, lost.register) not in losses:
+            stamp = self._lifted.get(stamp)
+        return stamp is not None
 
     def _knew(self, won: Change, lost: Change) -> bool:
         return won.stamp.origin == lost.stamp.origin or lost in self._known[won.stamp]

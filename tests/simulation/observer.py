@@ -235,7 +235,7 @@ class Observer:
         self, before: Stamp, after: Stamp, registers: Sequence[str], machine: Machine
     ) -> None:
         known = frozenset(machine.knowledge.merged)
-        self._ledger.enter(machine.knowledge.lift(before, after, registers), known)
+        self._ledger.lift(before, machine.knowledge.lift(before, after, registers), known)
 
     def _rewritten(
         self, table: str, row: Key, stamp: Stamp, registers: Sequence[str], machine: Machine

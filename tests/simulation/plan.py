@@ -274,7 +274,11 @@ class _Drawing:
 
     def _absence(self) -> Absence:
         writes = tuple(self._write() for _ in range(self.dice.randint(3, 8)))
-        return Absence(self._host(), writes, self.dice.random() < 0.5)
+        away, is_heard = self._host(), self.dice.random() < 0.5
+        # It writes to what the others delete meanwhile.
+        table = self.dice.choice(self.tables)
+        crossing = Write(away, (self._update(table),)), Write(away + 1, (self._delete(table),))
+        return Absence(away, (*writes, *crossing), is_heard)
 
     def _statement(self) -> Statement:
         table = self.dice.choice(self.tables)

@@ -87,10 +87,12 @@ class World:
         for step in self._to_come:
             self._take(step)
         self._come_to_rest()
+        self._note_losses()
         for machine in self.machines:
-            self._losses |= machine.losses()
             self.story.append(f"{machine.replica.vector()} {sorted(machine.losses())}")
-        invariants.check_at_rest(self.machines, self.plan.roads, self._ledger, self._losses)
+        invariants.check_at_rest(self.machines, self.plan.roads)
+        everything = set().union(*(m.knowledge.merged for m in self.machines))
+        invariants.check_losses(everything, self._ledger, self._losses)
         for absence in self.plan.steps:
             if isinstance(absence, steps.Absence):
                 self._absence(absence)
@@ -397,6 +399,7 @@ class World:
         self._now_ms += away.replica.config.sync.retention + HOUR_MS
         self._set_clocks()
         self._meet(list(itertools.permutations(others, 2)))
+        self._note_losses()
         everything: set[Change] = set().union(*(m.knowledge.merged for m in others))
         if step.is_heard:
             self._ask_in_vain(away, others)
@@ -411,11 +414,13 @@ class World:
         # What it is to delete nobody can tell it; only once the snapshot has ended it shows.
         self._unchecked = away
         self._meet(list(itertools.permutations([*others, away], 2)))
+        self._note_losses()
         for machine in self.machines:
             machine.replica.compact()
         # What nobody could say that all have is younger now.
         everything = set().union(*(m.knowledge.merged for m in self.machines))
         invariants.check_aged(self.machines, everything)
+        invariants.check_losses(everything, self._ledger, self._losses)
         self.story.append(f"{step} -> done")
 
     def _ask_in_vain(self, away: Machine, others: Sequence[Machine]) -> None:
@@ -435,6 +440,11 @@ class World:
                 break
 
     # Parts
+
+    def _note_losses(self) -> None:
+        """Remember what the conflict logs have, before they forget it."""
+        for machine in self.machines:
+            self._losses |= machine.losses()
 
     def _remember(self, machine: Machine, changes: set[Change]) -> None:
         before = max((c.stamp.hlc for c in surviving(machine.knowledge.merged)), default=-1)
