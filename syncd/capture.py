@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator
 
+from syncd import usertriggers
 from syncd.database import Connection, quoted
 from syncd.introspection import Definition, Term, Unique
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
@@ -102,59 +103,17 @@ def journal(connection: Connection, table: Table, mask: int, rows: str, now_ms: 
 
 @contextlib.contextmanager
 def suspended(connection: Connection, tables: Collection[Table]) -> Iterator[None]:
-    """Write inside the current transaction without being captured.
+    """Write inside the current transaction without being captured, nor captured a second time.
 
-    Of the user's own triggers, those that write other tables only, such as a full-text index, do
-    their work here too. Those that write an enrolled table are away as well: what they wrote where
-    the change was born travels as changes of its own. So are those that write nothing: they could
-    only refuse what has been accepted already.
+    The user's own triggers do what `usertriggers.restrained` leaves of them.
     """
     ours = {name: sql for table in tables for name, sql in _present(connection, table).items()}
     for name in ours:
         connection.run(f"DROP TRIGGER {quoted(name)}")
-    theirs = _not_to_fire(connection, tables)
-    for name in theirs:
-        connection.run(f"DROP TRIGGER {quoted(name)}")
-    yield
-    for sql in [*theirs.values(), *ours.values()]:
+    with usertriggers.restrained(connection, tables):
+        yield
+    for sql in ours.values():
         connection.run(sql)
-
-
-def crossing(connection: Connection, table: Table) -> list[tuple[str, str]]:
-    """Return the user's triggers that a table's writes set off and that write another enrolled one.
-
-    Each comes with the table it writes. One on a table that is not enrolled may be among them, but
-    none on another enrolled table: that one has them itself.
-    """
-    enrolled = _enrolled(connection)
-    others = enrolled - {table.name}
-    on = dict(
-        connection.rows(
-            "SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger'"
-            " AND name NOT GLOB 'syncd_*'"
-        )
-    )
-    return sorted(
-        (trigger, written)
-        for written, trigger in connection.writes_of(_writes_to(table))
-        if trigger is not None and written in others and on.get(trigger, written) not in others
-    )
-
-
-def _enrolled(connection: Connection) -> set[str]:
-    return {name for (name,) in connection.rows("SELECT name FROM syncd_table")}
-
-
-def _writes_to(table: Table) -> list[str]:
-    """Return statements that set off every trigger on what a merge writes of a table."""
-    key = table.identity[0]
-    names = [*(quoted(c.name) for c in table.columns), *table.identity]
-    sets = ", ".join(f"{name} = {name}" for name in names)
-    return [
-        f"INSERT INTO {table.sql} ({key}) VALUES (NULL)",
-        f"UPDATE {table.sql} SET {sets}",
-        f"DELETE FROM {table.sql}",
-    ]
 
 
 def _present(connection: Connection, table: Table) -> dict[str, str]:
@@ -165,33 +124,6 @@ def _present(connection: Connection, table: Table) -> dict[str, str]:
             (table.name,),
         )
     )
-
-
-def _not_to_fire(connection: Connection, tables: Collection[Table]) -> dict[str, str]:
-    """Return those of the user's triggers that a merge into tables must not set off.
-
-    SQLite itself says what a trigger writes, when it compiles a statement that sets it off.
-    """
-    triggers = dict(
-        connection.rows(
-            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
-            " AND name NOT GLOB 'syncd_*' ORDER BY rowid"
-        )
-    )
-    if not triggers:
-        return {}
-    on_tables = {
-        name
-        for table in tables
-        for (name,) in connection.rows(
-            "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?", (table.name,)
-        )
-    }
-    enrolled = _enrolled(connection)
-    writes = connection.writes_of([sql for table in tables for sql in _writes_to(table)])
-    idle = on_tables - {trigger for _, trigger in writes}
-    writing = {trigger for written, trigger in writes if written in enrolled}
-    return {name: sql for name, sql in triggers.items() if name in idle | writing}
 
 
 def _append(table: Table, row: str, mask: int | str) -> str:

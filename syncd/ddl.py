@@ -1,11 +1,13 @@
 """What only the text of a CREATE statement tells, and no pragma does.
 
-The expressions of an index, which rows a partial one is over, and what generated columns are made
-of. Only as much is read as that takes; SQLite has found the statement well formed before.
+The expressions of an index, which rows a partial one is over, what generated columns are made of,
+and the statements of a trigger. Only as much is read as that takes; SQLite has found the statement
+well formed before.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
 
@@ -14,7 +16,8 @@ _OPAQUE = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*
 _TOKEN = re.compile(rf"({_OPAQUE})|([(),])|([^'\"`\[(),/-]+|.)", re.DOTALL)
 # Of a blob such as x'00', and of a number such as 1e5, the letter is no name.
 _NAME = re.compile(rf"[xX]'[^']*'|\d[\w.]*|(?P<name>{_OPAQUE}|[^\W\d][\w$]*)|.", re.DOTALL)
-_QUOTES = {'"': '"', "`": "`", "[": "]"}
+# SQLite takes a string for a name, too, where only a name can stand.
+_QUOTES = {'"': '"', "`": "`", "[": "]", "'": "'"}
 
 
 def index(sql: str) -> tuple[list[str], str | None]:
@@ -46,13 +49,49 @@ def expanded(sql: str, made_of: Mapping[str, str]) -> str:
     by_name = {name.casefold(): name for name in made_of}
     text = ""
     for match in _NAME.finditer(sql):
-        name = by_name.get(_unquoted(match["name"] or "").casefold())
+        word = match["name"] or ""
+        name = None if word.startswith("'") else by_name.get(_unquoted(word).casefold())
         if name is None or re.match(r"\s*\(", sql[match.end() :]):
             text += match[0]
         else:
             others = {n: s for n, s in made_of.items() if n != name}
             text += f"({expanded(made_of[name], others)})"
     return text
+
+
+def trigger(sql: str) -> tuple[str, list[str]]:
+    """Split CREATE TRIGGER into what stands before its BEGIN, and its statements."""
+    head, before, depth = "", "", 0
+    pieces = _NAME.finditer(sql)
+    for match in pieces:
+        word = match[0].casefold()
+        # A trigger, a table or a column may have that name, too.
+        if word == "begin" and depth == 0 and before not in ("trigger", "on", "of", ",", "."):
+            break
+        head += match[0]
+        depth += {"(": 1, ")": -1}.get(word, 0)
+        if not re.match(r"\s|--|/\*", word):
+            before = word
+    statements = [""]
+    for match in pieces:
+        if match[0] == ";":
+            statements.append("")
+        else:
+            statements[-1] += match[0]
+    return head.strip(), [statement.strip() for statement in statements[:-1]]
+
+
+def written_by(statement: str) -> str | None:
+    """Return the table that a statement of a trigger writes, None if it only reads.
+
+    In a trigger no statement begins with WITH, and no name of a schema stands before a table's.
+    """
+    words = list(itertools.islice(_names(statement), 5))
+    verb = words[0].casefold()
+    if verb not in ("insert", "replace", "update", "delete"):
+        return None
+    at = 3 if words[1].casefold() == "or" else 1
+    return words[at] if verb == "update" else words[at + 1]
 
 
 def _listed(sql: str) -> tuple[list[str], str]:
@@ -74,10 +113,10 @@ def _listed(sql: str) -> tuple[list[str], str]:
 
 
 def _names(sql: str) -> Iterator[str]:
-    """Yield the names and the words of a piece of SQL."""
+    """Yield the words of a piece of SQL, whatever stands in quotes included."""
     for match in _NAME.finditer(sql):
         name = match["name"]
-        if name and not name.startswith(("'", "--", "/*")):
+        if name and not name.startswith(("--", "/*")):
             yield _unquoted(name)
 
 

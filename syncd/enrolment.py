@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from syncd import backfill, capture, disclaim, migration, missed, numbers
+from syncd import backfill, capture, disclaim, migration, missed, numbers, usertriggers
 from syncd.config import TableConfig
 from syncd.database import Connection
 from syncd.disclaim import Renew
@@ -129,7 +129,7 @@ def _with_crossing(connection: Connection, result: Enrolled, expected: Collectio
     warnings = [
         f"trigger {trigger} writes {written}, which is synced as well: what it wrote travels as"
         " changes of its own, so it does not fire when a change from another host is merged"
-        for trigger, written in capture.crossing(connection, table)
+        for trigger, written in usertriggers.crossing(connection, table)
         if trigger not in expected
     ]
     return dataclasses.replace(result, warnings=(*result.warnings, *warnings))

@@ -245,6 +245,44 @@ def test_triggers_of_the_user_fire_where_they_belong(tmp_path: Path) -> None:
     assert a.rows("SELECT name, text FROM found") == [("n", "two")]
 
 
+def test_a_trigger_that_does_both_does_what_is_this_hosts_own(tmp_path: Path) -> None:
+    """One statement feeds an index, which a merge must do, too; others write what is synced."""
+    ddl = """
+        CREATE TABLE notes (name TEXT PRIMARY KEY NOT NULL, text TEXT, "begin" INTEGER);
+        CREATE TABLE log (id TEXT PRIMARY KEY NOT NULL, what TEXT);
+        CREATE VIRTUAL TABLE found USING fts5(text, content='notes');
+        CREATE TRIGGER inserted AFTER INSERT ON notes BEGIN
+            INSERT INTO found (rowid, text) VALUES (NEW.rowid, NEW.text); -- fed; as ever
+            INSERT OR IGNORE INTO "Log" VALUES (hex(randomblob(8)), 'new; ' || NEW.name);
+        END;
+        CREATE TRIGGER updated AFTER UPDATE OF text, begin ON notes
+        WHEN CASE WHEN OLD.begin THEN 1 ELSE NEW.text IS NOT OLD.text END BEGIN
+            SELECT RAISE(ABORT, 'no') WHERE NEW.text = 'bad';
+            UPDATE 'notes' SET "begin" = abs(random()) WHERE name = NEW.name;
+            INSERT INTO found (found, rowid, text) VALUES ('delete', OLD.rowid, OLD.text);
+            REPLACE INTO [found] (rowid, text) VALUES (NEW.rowid, NEW.text);
+        END;
+        CREATE TRIGGER deleted AFTER DELETE ON notes BEGIN
+            INSERT INTO found (found, rowid, text) VALUES ('delete', OLD.rowid, OLD.text);
+            DELETE FROM log WHERE what = 'new; ' || OLD.name;
+        END;
+    """
+    a, b = (host(tmp_path, node, ddl, "notes", "log") for node in "ab")
+    a.write("INSERT INTO notes VALUES ('n', 'one', 0), ('gone', 'two', 0)")
+    exchange(a, b)
+    b.write("UPDATE notes SET text = 'three' WHERE name = 'n'")
+    b.write("DELETE FROM notes WHERE name = 'gone'")
+    exchange(a, b)
+    for query in ("SELECT * FROM notes", "SELECT * FROM log"):
+        assert a.rows(query) == b.rows(query)
+    assert a.rows("SELECT what FROM log") == [("new; n",)]
+    for one in (a, b):
+        one.write("INSERT INTO found (found, rank) VALUES ('integrity-check', 1)")
+        assert one.rows("SELECT text FROM found('three')") == [("three",)]
+        triggers = one.rows("SELECT sql FROM sqlite_schema WHERE name = 'updated'")
+        assert "UPDATE 'notes'" in triggers[0][0]
+
+
 def test_a_trigger_that_only_refuses_is_not_asked_again(tmp_path: Path) -> None:
     """What one host has accepted cannot stop another's sync."""
     plain = "CREATE TABLE t (k TEXT PRIMARY KEY NOT NULL)"

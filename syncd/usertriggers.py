@@ -1,0 +1,111 @@
+"""The user's own triggers: what of them a merge sets off, and which `syncd init` warns of.
+
+What a trigger wrote to an enrolled table where a change was born travels as changes of its own, and
+would be there twice if the merge set it off as well. What it writes to other tables, such as a
+full-text index, is this host's and nobody sends it. A trigger may do both, so a merge takes it
+statement by statement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+
+from syncd import ddl
+from syncd.database import Connection, quoted
+from syncd.schema import Table
+
+
+@contextlib.contextmanager
+def restrained(connection: Connection, tables: Collection[Table]) -> Iterator[None]:
+    """Let writes to tables set off no trigger that writes an enrolled one, in this transaction.
+
+    A trigger does meanwhile what it does to other tables. One that writes nothing is away: it could
+    only refuse what another host has accepted already.
+    """
+    theirs = _unfit(connection, tables)
+    enrolled = {name.casefold() for name in _enrolled(connection)}
+    rest = {name: _rest(sql, enrolled) for name, sql in theirs.items()}
+    for name in theirs:
+        connection.run(f"DROP TRIGGER {quoted(name)}")
+    for sql in filter(None, rest.values()):
+        connection.run(sql)
+    yield
+    for name in filter(rest.get, rest):
+        connection.run(f"DROP TRIGGER {quoted(name)}")
+    for sql in theirs.values():
+        connection.run(sql)
+
+
+def crossing(connection: Connection, table: Table) -> list[tuple[str, str]]:
+    """Return the triggers that a table's writes set off and that write another enrolled one.
+
+    Each comes with the table it writes. One on a table that is not enrolled may be among them, but
+    none on another enrolled table: that one has them itself.
+    """
+    others = _enrolled(connection) - {table.name}
+    on = dict(
+        connection.rows(
+            "SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger'"
+            " AND name NOT GLOB 'syncd_*'"
+        )
+    )
+    return sorted(
+        (trigger, written)
+        for written, trigger in connection.writes_of(_writes_to(table))
+        if trigger is not None and written in others and on.get(trigger, written) not in others
+    )
+
+
+def _unfit(connection: Connection, tables: Collection[Table]) -> dict[str, str]:
+    """Return the triggers that a merge into tables must not set off as they are, with their SQL.
+
+    SQLite itself says what a trigger writes, when it compiles a statement that sets it off.
+    """
+    triggers = dict(
+        connection.rows(
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+            " AND name NOT GLOB 'syncd_*' ORDER BY rowid"
+        )
+    )
+    if not triggers:
+        return {}
+    on_tables = {
+        name
+        for table in tables
+        for (name,) in connection.rows(
+            "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?", (table.name,)
+        )
+    }
+    enrolled = _enrolled(connection)
+    writes = connection.writes_of([sql for table in tables for sql in _writes_to(table)])
+    idle = on_tables - {trigger for _, trigger in writes}
+    writing = {trigger for written, trigger in writes if written in enrolled}
+    return {name: sql for name, sql in triggers.items() if name in idle | writing}
+
+
+def _rest(sql: str, enrolled: Collection[str]) -> str | None:
+    """Return a trigger with those of its statements that write something, and nothing enrolled."""
+    head, statements = ddl.trigger(sql)
+    kept = [
+        statement
+        for statement in statements
+        if (written := ddl.written_by(statement)) and written.casefold() not in enrolled
+    ]
+    return f"{head} BEGIN {'; '.join(kept)}; END" if kept else None
+
+
+def _enrolled(connection: Connection) -> set[str]:
+    return {name for (name,) in connection.rows("SELECT name FROM syncd_table")}
+
+
+def _writes_to(table: Table) -> list[str]:
+    """Return statements that set off every trigger on what a merge writes of a table."""
+    key = table.identity[0]
+    names = [*(quoted(c.name) for c in table.columns), *table.identity]
+    sets = ", ".join(f"{name} = {name}" for name in names)
+    return [
+        f"INSERT INTO {table.sql} ({key}) VALUES (NULL)",
+        f"UPDATE {table.sql} SET {sets}",
+        f"DELETE FROM {table.sql}",
+    ]
