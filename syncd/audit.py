@@ -18,7 +18,8 @@ from syncd.database import Connection, literal_of
 from syncd.introspection import Definition, redefine
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, adrift, load_tables
 
-TRIGGER, COLUMNS, BIRTH, DEATH = (
+DAMAGE, TRIGGER, COLUMNS, BIRTH, DEATH = (
+    "file damaged",
     "trigger missing or changed",
     "columns changed",
     "row without a birth",
@@ -30,14 +31,19 @@ TRIGGER, COLUMNS, BIRTH, DEATH = (
 class Finding:
     """A place where a table and what is known of it differ.
 
-    problem: `TRIGGER`, `COLUMNS` (the table was changed, and `syncd init` has not been run since),
-    `BIRTH` or `DEATH`, which was missed. name: the trigger's, the columns', or the row's key as SQL
-    literals.
+    problem: `DAMAGE`, `TRIGGER`, `COLUMNS` (the table was changed, and `syncd init` has not been
+    run since), `BIRTH` or `DEATH`, which was missed. table: "" for damage that is no table's. name:
+    the trigger's, the columns', the row's key as SQL literals, or SQLite's words for the damage.
     """
 
     table: str
     problem: str
     name: str
+
+
+def damage(connection: Connection) -> list[Finding]:
+    """Return what SQLite finds wrong with the file, syncd's own tables included."""
+    return [Finding(table, DAMAGE, how) for table, how in connection.damage()]
 
 
 def findings(connection: Connection) -> list[Finding]:

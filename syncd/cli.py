@@ -410,15 +410,18 @@ def forget(this: _Session, name: str, as_json: bool) -> None:
 @as_json
 @session
 def verify(this: _Session, peer: str | None, repair: bool, as_json: bool) -> None:
-    """Check this host's tables, and compare them with those of every peer.
+    """Check this host's file and tables, and compare them with those of every peer.
 
-    Names the rows of which a write was missed, because someone wrote past the triggers, and those
-    that a peer shows otherwise although both have merged the same. Exit code 1 if there are any.
+    Names the tables of which pages are damaged, the rows of which a write was missed, because
+    someone wrote past the triggers, and those that a peer shows otherwise although both have merged
+    the same. Exit code 1 if there are any.
 
-    With --repair the rows that stand here are taken for right: what was missed becomes a write of
-    now, and where a peer differs the newer write wins, or else what stands here.
+    With --repair the rows that stand here are taken for right: damaged indexes are made anew, what
+    was missed becomes a write of now, and where a peer differs the newer write wins, or else what
+    stands here.
     """
     peers = exchange.configured(this.config, peer)
+    _progress("checking")
     found = comparison.findings(this.replica)
     if repair and found:
         comparison.mend(this.replica)
@@ -427,7 +430,7 @@ def verify(this: _Session, peer: str | None, repair: bool, as_json: bool) -> Non
     for one in peers:
         _progress(f"comparing with {one.name}")
         verdicts.append(verification.verify(this.replica, one, repair=repair))
-    _progress("\n" if peers else "")
+    _progress("\n")
     data = report.verify_data(found, left, verdicts)
     _print(data, report.verify_text(data), as_json)
     if not data["ok"]:

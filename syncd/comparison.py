@@ -77,13 +77,22 @@ def rewrite(
 
 
 def findings(replica: Replica) -> list[Finding]:
-    """Return the places where this replica's tables and what is known of them differ."""
+    """Return the places where this replica's tables and what is known of them differ.
+
+    Of a file that is damaged nothing else can be said.
+    """
+    with replica.as_it_is() as connection:
+        damage = audit.damage(connection)
+    if damage:
+        return damage
     with replica.snapshot() as connection:
         return audit.findings(connection)
 
 
 def mend(replica: Replica) -> None:
-    """Bring tables and what is known of them together."""
+    """Bring tables and what is known of them together, once the file is sound."""
+    if not replica.reindex():
+        return
     with replica.writing() as connection:
         audit.mend(connection, now_ms=replica.wall_ms())
     replica.fold()

@@ -202,6 +202,26 @@ class Connection:
             self.raw.set_authorizer(None)
         return writes
 
+    def damage(self) -> list[tuple[str, str]]:
+        """Return what SQLite finds wrong with the file: a table, "" if it is none's, and how."""
+        whole = self._damage("")
+        if not whole:
+            return []
+        tables = self.rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0")
+        found = [(name, one) for (name,) in tables for one in self._damage(f"({quoted(name)})")]
+        return found or [("", one) for one in whole]
+
+    def _damage(self, of: str) -> list[str]:
+        try:
+            said = self.rows(f"PRAGMA integrity_check{of}")
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+                raise
+            return [str(error)]
+        lines = [line for (text,) in said for line in text.splitlines()]
+        # It begins with the name of the database.
+        return [line for line in lines if line != "ok" and not line.startswith("***")]
+
     def attempt(self, work: Callable[[], object]) -> bool:
         """Do some work; say False, and undo it alone, if it breaks a constraint."""
         self.raw.execute("SAVEPOINT attempt")

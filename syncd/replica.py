@@ -43,7 +43,7 @@ from syncd.config import Config
 from syncd.conflicts import Conflict
 from syncd.database import Connection, Database
 from syncd.enrolment import Enrolled
-from syncd.errors import BundleError, BundleGap, DatabaseBusy
+from syncd.errors import BundleError, BundleGap, DatabaseBusy, DatabaseError
 from syncd.held import Ahead, Held
 from syncd.identity import Identity
 from syncd.merge import Counts
@@ -513,6 +513,14 @@ class Replica:
         self._database.close()
         self._identity.close()
 
+    def reindex(self) -> bool:
+        """Make the indexes of a damaged file anew from their tables; say whether it is sound."""
+        with contextlib.suppress(DatabaseError), self._database.write() as connection:
+            if connection.damage():
+                connection.run("REINDEX")
+        with self._database.read() as connection:
+            return not connection.damage()
+
     def mark_of(self, sender: bytes) -> Mark | None:
         """Return the last that a sender was heard to say of itself, to tell it so."""
         return self._identity.heard(sender)
@@ -556,6 +564,13 @@ class Replica:
     def _hlc_max(self) -> int:
         """Return the reading above which a change is held."""
         return hlc_of_ms(self.wall_ms() + self.config.sync.max_clock_drift)
+
+    @contextlib.contextmanager
+    def as_it_is(self) -> Iterator[Connection]:
+        """Open a snapshot in which writes may still wait for the fold."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from syncd.audit import Finding
+from syncd.audit import DAMAGE, Finding
 from syncd.conflicts import Conflict
 from syncd.database import RawText
 from syncd.held import DISPLACED, Held
@@ -175,13 +175,24 @@ def verify_text(data: dict[str, Any]) -> str:
     ]
     parts = [
         f"mended:\n{table(mended)}" if mended else "",
-        f"written past the triggers:\n{table(data['left'])}"
-        if data["left"]
-        else "no write to this host's tables was missed",
+        _left(data["left"]),
         table(peers) or "no peers are configured",
         table(differences),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _left(found: Sequence[dict[str, Any]]) -> str:
+    """Lay out what is wrong with this host's file, or else with its tables."""
+    if not found:
+        return "the file is sound, and no write to this host's tables was missed"
+    if any(one["problem"] == DAMAGE for one in found):
+        return (
+            f"the file is damaged:\n{table(found)}\n"
+            "`syncd verify --repair` makes an index anew that can be read. Otherwise stop app and"
+            " daemon, restore a backup or move the file away; what peers have comes back from them."
+        )
+    return f"written past the triggers:\n{table(found)}"
 
 
 def contact_data(contact: Contact) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +46,63 @@ def test_a_damaged_file_is_one_error(tmp_path: Path, damage: object) -> None:
     assert not (tmp_path / "file.bundle").exists()
     host.database.write_bytes(whole)
     assert host.process("export", tmp_path / "file.bundle").returncode == 0
+
+
+def test_an_index_that_lacks_rows_is_found_and_made_anew(tmp_path: Path) -> None:
+    """Its table has every row."""
+    host = CliHost(tmp_path / "a")
+    host.sql("CREATE TABLE note (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, body)")
+    host.sql("CREATE INDEX bodies ON note (body)")
+    assert host.run("init").exit_code == 0
+    host.add_many(10)
+    # Who writes while the index is said to have no rows leaves it behind.
+    declare(host, "CREATE INDEX bodies ON note (body) WHERE name IS NULL")
+    host.add("eleven", 11)
+    declare(host, "CREATE INDEX bodies ON note (body)")
+    done = host.process("verify", "--json")
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)["found"]
+    assert {(one["table"], one["problem"]) for one in found} == {("note", "file damaged")}
+    assert "bodies" in found[0]["name"]
+    done = host.process("verify", "--repair")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the file is sound" in done.stdout
+    assert host.sql("PRAGMA integrity_check") == [("ok",)]
+    assert host.notes()["eleven"] == 11
+
+
+@pytest.mark.parametrize(
+    "name", ["note", "sqlite_autoindex_note_1", "syncd_conflict", "syncd_changes_note"]
+)
+def test_a_damaged_page_is_named_by_its_table(tmp_path: Path, name: str) -> None:
+    """One of syncd's own as well; no other page gives back what it had."""
+    host = CliHost(tmp_path / "a").ready()
+    host.add_many(2_000)
+    assert host.process("verify").returncode == 0
+    overwrite_root(host, name)
+    table = "note" if "autoindex" in name else name
+    for command in (("verify", "--json"), ("verify", "--json", "--repair")):
+        done = host.process(*command)
+        assert done.returncode == 1, done.stderr
+        left = json.loads(done.stdout)["left"]
+        assert {(one["table"], one["problem"]) for one in left} == {(table, "file damaged")}
+    assert "restore a backup" in host.process("verify").stdout
+
+
+def declare(host: CliHost, index: str) -> None:
+    """Change what the schema says of the index `bodies`, and nothing else."""
+    with contextlib.closing(sqlite3.connect(host.database)) as writer, writer:
+        writer.execute("PRAGMA writable_schema = ON")
+        writer.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'bodies'", (index,))
+
+
+def overwrite_root(host: CliHost, name: str) -> None:
+    """Overwrite the first page of a table or an index, as a disk may that forgets."""
+    host.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    ((root,),) = host.sql("SELECT rootpage FROM sqlite_schema WHERE name = ?", name)
+    with host.database.open("r+b") as file:
+        file.seek((root - 1) * PAGE)
+        file.write(b"\xff" * PAGE)
 
 
 @pytest.mark.parametrize("place", ["file", "folder"])
