@@ -272,6 +272,19 @@ class Table:
             return (quoted(self.rowid),)
         return tuple(quoted(column.name) for column in self.key)
 
+    @property
+    def target(self) -> str:
+        """What ON CONFLICT names, so that it is the sync key and nothing else.
+
+        A UNIQUE index of another collation would do for SQLite as well, and a row of another key
+        would be updated. A number that is the rowid must not have a collation, and needs none.
+        """
+        affinities = [""] if self.is_generated else [column.affinity for column in self.key]
+        return ", ".join(
+            name if affinity in ("", "INTEGER") else f"{name} COLLATE BINARY"
+            for name, affinity in zip(self.identity, affinities, strict=True)
+        )
+
     def identity_of(self, ours: str) -> tuple[str, ...]:
         """Return the SQL of what `identity` holds for the key in a row of one of our tables."""
         if self.is_generated:

@@ -80,10 +80,23 @@ def visible(
 
 @dataclass(frozen=True)
 class Unique:
-    """Columns that are unique together. among: which rows, None for all of them."""
+    """Columns that are unique together.
+
+    among: which rows, None for all of them. any_case: whether letters count as equal that differ in
+    their case only.
+    """
 
     names: tuple[str, ...]
     among: Callable[[dict[str, Cell]], bool] | None = None
+    any_case: bool = False
+
+    def of(self, row: dict[str, Cell]) -> Row:
+        """Return what must be unique of a row."""
+        cells = (row[name] for name in self.names)
+        return tuple(
+            (kind, value.lower() if self.any_case and isinstance(value, bytes) else value)
+            for kind, value in cells
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Dema
         for key in sorted(alive[table], key=newness, reverse=True):
             row = dict(zip(demanded.names, (*key, *alive[table][key]), strict=True))
             wanted = {
-                (one, tuple(row[name] for name in one.names))
+                (one, one.of(row))
                 for one in demanded.uniques
                 if one.among is None or one.among(row)
             }

@@ -77,6 +77,29 @@ class TestUnique:
             assert accounts(host) == {"newer": ("X@Y", None)}
             assert host.held() == 1
 
+    @pytest.mark.parametrize("first", ["ANN", "ann"])
+    def test_an_index_that_calls_two_keys_equal_lets_the_newer_row_show(
+        self, make_hosts: MakeHosts, first: str
+    ) -> None:
+        """For the UPSERT it must not pass for the key's own, or one row would be the other's."""
+        a, b = make_hosts(
+            "a",
+            "b",
+            ddl="CREATE TABLE t (name TEXT PRIMARY KEY NOT NULL, note);"
+            "CREATE UNIQUE INDEX in_any_case ON t (name COLLATE NOCASE)",
+            tables={"t": None},
+        )
+        b.clock.ms += 1_000
+        a.write("INSERT INTO t VALUES ('ann', 'older')")
+        b.write("INSERT INTO t VALUES ('ANN', 'newer')")
+        receiver, sender = (a, b) if first == "ann" else (b, a)
+        pull(receiver, sender)
+        settle(a, b)
+        assert a.rows("SELECT * FROM t") == b.rows("SELECT * FROM t") == [("ANN", "newer")]
+        b.write("DELETE FROM t")
+        settle(a, b)
+        assert a.rows("SELECT * FROM t") == b.rows("SELECT * FROM t") == [("ann", "older")]
+
     def test_a_claim_is_as_new_as_the_value_not_as_the_row(
         self, make_account_hosts: MakeHosts
     ) -> None:

@@ -253,6 +253,12 @@ def lose_what_a_snapshot_buries() -> AbstractContextManager[Any]:
     return mock.patch.object(conflicts, "log_left")
 
 
+def take_another_index_for_the_key() -> AbstractContextManager[Any]:
+    """An UPSERT takes an index in which two keys are equal for the key's own."""
+    target = property(lambda table: ", ".join(table.identity))
+    return mock.patch.object(Table, "target", target)
+
+
 ALL: tuple[Bug, ...] = (
     skip_a_fold,
     drop_a_tombstone,
@@ -274,4 +280,5 @@ ALL: tuple[Bug, ...] = (
     mend_only_births,
     lose_what_came_after_a_death,
     lose_what_a_snapshot_buries,
+    take_another_index_for_the_key,
 )

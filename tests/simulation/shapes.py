@@ -179,15 +179,19 @@ CONSTRAINED: Shapes = {
         ("remark",),
         parents=((("team",), "teams"), (("name",), "accounts")),
     ),
-    # Unique among a part of the rows.
+    # Unique among a part of the rows; and in any case of its letters.
     "shifts": Shape(
         "CREATE TABLE shifts (shift TEXT PRIMARY KEY NOT NULL, desk TEXT,"
         " active INTEGER NOT NULL DEFAULT 1);"
-        "CREATE UNIQUE INDEX one_active_shift ON shifts (desk) WHERE active = 1",
+        "CREATE UNIQUE INDEX one_active_shift ON shifts (desk) WHERE active = 1;"
+        "CREATE UNIQUE INDEX shift_in_any_case ON shifts (shift COLLATE NOCASE)",
         ("shift",),
         ("desk", "active"),
         presets={"active": ("integer", 1)},
-        uniques=(Unique(("desk",), among=lambda row: row["active"] == ("integer", 1)),),
+        uniques=(
+            Unique(("desk",), among=lambda row: row["active"] == ("integer", 1)),
+            Unique(("shift",), any_case=True),
+        ),
     ),
     # A tree: rows that refer to rows of their own table.
     "nodes": Shape(
@@ -291,7 +295,7 @@ KEYS: dict[str, list[tuple[Any, ...]]] = {
     "accounts": [("ann",), ("bob",), ("cy",)],
     "teams": [("t",), ("u",)],
     "members": [("t", "ann"), ("t", "bob"), ("u", "ann")],
-    "shifts": [("early",), ("late",), ("night",)],
+    "shifts": [("early",), ("Early",), ("late",)],
     "nodes": [("root",), ("mid",), ("leaf",)],
     "badges": [("ann",), ("bob",)],
     "owners": [("ann",), ("bob",)],
