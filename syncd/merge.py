@@ -31,6 +31,7 @@ from syncd.clock import hlc_of_ms
 from syncd.database import Connection
 from syncd.errors import SchemaError
 from syncd.schema import DEAD_BIT, Table, load_tables
+from syncd.shadow import Hiding
 from syncd.show import Showing
 from syncd.staging import Staged
 from syncd.vector import Vector
@@ -42,8 +43,8 @@ class Counts:
 
     applied: changes that now own a register. overwritten: changes that lost a register to those.
     older: changes that own none, here already or beaten by a newer write. conflicting: values that
-    lost to a write that did not know of them. held: registers that cannot show yet. tables: the
-    same for each table.
+    lost to a write that did not know of them, or to another row. held: registers that cannot show
+    yet, and rows that have come to be held back. tables: the same for each table.
     """
 
     applied: int = 0
@@ -184,14 +185,18 @@ def merge_sections(
     counts = Counts()
     by_table = _by_table(sections)
     before = held.take_positions(connection, 0)
-    with capture.suspended(connection, settle.affected(connection, tables, by_table)):
+    affected = settle.affected(connection, tables, by_table)
+    hiding = {table.name: Hiding(connection, table) for table in affected}
+    with capture.suspended(connection, affected):
         for name, of_table in by_table.items():
             counts += scope.merge(tables.get(name), of_table).of(name)
         # Since a change was held, what would have taken it may have been forgotten.
         known = known_to_sender or Vector()
         _lift_new(connection, [tables[n] for n in by_table if n in tables], before, known)
-        settle.settle(connection, tables, now_ms=now_ms)
+        displaced = settle.settle(connection, tables, now_ms=now_ms)
     changelog.advance_clock(connection, scope.hlc_seen)
+    for name, rows in hiding.items():
+        counts += Counts(held=rows.count(), conflicting=displaced.get(name, 0)).of(name)
     return counts
 
 

@@ -26,8 +26,10 @@ def settle(
     lost: Collection[str] = (),
     *,
     now_ms: int,
-) -> None:
+) -> dict[str, int]:
     """Show what can show and hide what cannot, wherever entries have come since the last time.
+
+    Returns how many values of each table have been displaced by that.
 
     The journal must be folded, and capture suspended in the tables that `affected` returns. lost:
     tables whose rows may have gone without an entry that says so. now_ms: this host's wall clock.
@@ -48,9 +50,12 @@ def settle(
         circle.hide_orphans(fewer)
         circle.show(fewer)
         circle.add_set_aside(fewer)
-    for table in changed:
-        waiting.log_displaced(connection, table, demands[table.name], now_ms=now_ms)
+    displaced = {
+        table.name: waiting.log_displaced(connection, table, demands[table.name], now_ms=now_ms)
+        for table in changed
+    }
     connection.run("UPDATE syncd_replica SET settled = position WHERE settled < position")
+    return displaced
 
 
 def affected(

@@ -18,6 +18,32 @@ def hidden(connection: Connection, table: Table) -> int:
     return count
 
 
+class Hiding:
+    """Tells how many rows that are alive have come to be hidden since it was made."""
+
+    def __init__(self, connection: Connection, table: Table) -> None:
+        self._connection = connection
+        self._table = table
+        self._noted = f"temp.syncd_hidden_{table.id}" if hidden(connection, table) else None
+        if self._noted:
+            connection.run(f"CREATE TEMP TABLE {self._noted.removeprefix('temp.')} AS {self._now}")
+
+    @property
+    def _now(self) -> str:
+        cells = ", ".join(self._table.key_cells)
+        return f"SELECT {cells} FROM {self._table.shadow} WHERE alive = 1"
+
+    def count(self) -> int:
+        """Return how many, once."""
+        if self._noted is None:
+            return hidden(self._connection, self._table)
+        count: int = self._connection.value(
+            f"SELECT count(*) FROM ({self._now} EXCEPT SELECT * FROM {self._noted})"
+        )
+        self._connection.run(f"DROP TABLE {self._noted}")
+        return count
+
+
 def owned(table: Table, alias: str) -> str:
     """Return the SQL of the mask of registers that a row's entries own."""
     return (

@@ -60,14 +60,17 @@ def rows(connection: Connection, table: Table) -> list[Held]:
 
 def log_displaced(
     connection: Connection, table: Table, demands: Constraints, *, now_ms: int
-) -> None:
-    """Bring the conflict log in line with which rows of a table are displaced now."""
+) -> int:
+    """Bring the conflict log in line with which rows of a table are displaced now.
+
+    Returns how many are that were not, or that are displaced by another row now.
+    """
     is_any_open = connection.value(
         "SELECT EXISTS (SELECT 1 FROM syncd_conflict WHERE tbl = ? AND ended_ms IS NULL)",
         (table.name,),
     )
     if not is_any_open and not (demands.uniques and hidden(connection, table)):
-        return
+        return 0
     with (
         _gathered(connection, table, demands) as candidates,
         temporary(connection, "syncd_displaced", candidates.displacements()),
@@ -80,7 +83,7 @@ def log_displaced(
             " AND d.lost_seq = c.lost_seq AND d.col = c.col AND d.won_key = c.won_key)",
             named,
         )
-        connection.run(
+        return connection.run(
             """
             INSERT INTO syncd_conflict (at_ms, reason, tbl, key, col, lost_value, lost_hlc,
                 lost_origin, lost_seq, won_key, won_value, won_hlc, won_origin, won_dead)

@@ -83,6 +83,32 @@ def test_a_dry_import_says_what_the_import_then_does(pair: tuple[CliHost, CliHos
     assert (again["applied"], again["overwritten"], again["held"]) == (0, 0, 0)
 
 
+def test_a_dry_import_foresees_what_constraints_hold_back(tmp_path: Path) -> None:
+    """A row that is displaced, one that displaces, and one that a CHECK of this host refuses."""
+    a, b = (CliHost(tmp_path / node, node=node, tree={"tables": {"place": {}}}) for node in "ab")
+    b.sql("CREATE TABLE place (site TEXT PRIMARY KEY, spot UNIQUE, size INTEGER CHECK (size > 0))")
+    a.sql("CREATE TABLE place (site TEXT PRIMARY KEY, spot UNIQUE, size INTEGER)")
+    for host in (a, b):
+        assert host.run("init").exit_code == 0
+    a.sql("INSERT INTO place VALUES ('beaten', 'x', 1)")
+    time.sleep(0.02)
+    b.sql("INSERT INTO place VALUES ('newer', 'x', 1), ('older', 'y', 1)")
+    time.sleep(0.02)
+    a.sql("INSERT INTO place VALUES ('winner', 'y', 1), ('small', 'z', 0), ('fine', 'w', 1)")
+    bundle = a.folder / "news"
+    assert a.run("export", bundle).exit_code == 0
+    before = files(b)
+    told = b.json("import", bundle, "--dry-run")
+    assert files(b) == before
+    assert told["tables"]["place"] == {
+        **{"applied": 4, "overwritten": 0, "older": 0},
+        **{"conflicting": 2, "held": 3},
+    }
+    assert {**b.json("import", bundle), "dry_run": True} == told
+    assert b.sql("SELECT site FROM place ORDER BY 1") == [("fine",), ("newer",), ("winner",)]
+    assert {one["key"] for one in b.json("held")} == {"'beaten'", "'older'", "'small'"}
+
+
 def test_a_dry_import_refuses_what_the_import_refuses(pair: tuple[CliHost, CliHost]) -> None:
     """A bundle that continues from changes which are not here."""
     a, b = pair
