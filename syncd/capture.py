@@ -10,12 +10,12 @@ ever see them missing, and a crash undoes it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from syncd import usertriggers
 from syncd.database import Connection, quoted
 from syncd.introspection import Definition, Term, Unique
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
+from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Column, Table, load_tables
 
 SUSPECT = 0
 """The mask of a journal entry that only says: this row may have been displaced by a REPLACE."""
@@ -24,8 +24,10 @@ SUSPECT = 0
 _WALL = "julianday('now')"
 
 
-def triggers(table: Table, definition: Definition) -> dict[str, str]:
-    """Return the triggers of a table: name to SQL."""
+def triggers(
+    table: Table, definition: Definition, referring: Sequence[tuple[Table, Column]] = ()
+) -> dict[str, str]:
+    """Return the triggers of a table: name to SQL. referring: what refers to it by row number."""
     uniques, rowid = definition.uniques, definition.rowid
     insert_mask = ALIVE_BIT | table.columns_mask
     same_key = " AND ".join(f"OLD.{name} IS NEW.{name}" for name in table.identity)
@@ -36,7 +38,8 @@ def triggers(table: Table, definition: Definition) -> dict[str, str]:
         "rekey": (
             "AFTER UPDATE",
             f"NOT ({same_key})",
-            f"{_append(table, 'OLD', DEAD_BIT)} {_append(table, 'NEW', insert_mask)}",
+            f"{_append(table, 'OLD', DEAD_BIT)} {_append(table, 'NEW', insert_mask)}"
+            + "".join(_means_another(table, child, column) for child, column in referring),
         ),
     }
     if table.columns:
@@ -72,13 +75,14 @@ def triggers(table: Table, definition: Definition) -> dict[str, str]:
 
 def faulty(connection: Connection, table: Table, definition: Definition) -> list[str]:
     """Return the names of triggers that are missing, differ, or should not be there any more."""
-    wanted, present = triggers(table, definition), _present(connection, table)
+    wanted = triggers(table, definition, _referring(connection, table))
+    present = _present(connection, table)
     return sorted(name for name in {**wanted, **present} if wanted.get(name) != present.get(name))
 
 
 def install(connection: Connection, table: Table, definition: Definition) -> bool:
     """Bring a table's triggers up to date; say whether anything had to change."""
-    wanted = triggers(table, definition)
+    wanted = triggers(table, definition, _referring(connection, table))
     present = _present(connection, table)
     if present == wanted:
         return False
@@ -126,11 +130,36 @@ def _present(connection: Connection, table: Table) -> dict[str, str]:
     )
 
 
+def _referring(connection: Connection, table: Table) -> list[tuple[Table, Column]]:
+    """Return the columns that refer to a table by row number, where its rows have a key as well."""
+    if not table.numbered or table.is_generated:
+        return []
+    return [
+        (child, column)
+        for child in load_tables(connection).values()
+        for column in child.columns
+        if column.parent == table.name
+    ]
+
+
 def _append(table: Table, row: str, mask: int | str) -> str:
-    values = ", ".join(f"{row}.{name}" for name in table.identity)
+    cells, values = _cells(table), ", ".join(f"{row}.{name}" for name in table.identity)
+    if table.is_generated:
+        # For the name of the row, if this is its birth.
+        cells, values = f"{cells}, k1", f"{values}, random() & {(1 << SALT_BITS) - 1}"
     return (
-        f"INSERT INTO syncd_journal (wall, tbl, mask, {_cells(table)})"
+        f"INSERT INTO syncd_journal (wall, tbl, mask, {cells})"
         f" VALUES ({_WALL}, {table.id}, {mask}, {values});"
+    )
+
+
+def _means_another(table: Table, child: Table, column: Column) -> str:
+    """Journal the rows that refer to a row by number, and so to another key from now on."""
+    keys = ", ".join(f"c.{name}" for name in child.identity)
+    return (
+        f" INSERT INTO syncd_journal (wall, tbl, mask, {_cells(child)})"
+        f" SELECT {_WALL}, {child.id}, {column.bit}, {keys} FROM {child.sql} AS c"
+        f" WHERE c.{quoted(column.name)} = {_new(str(table.rowid))};"
     )
 
 

@@ -66,8 +66,13 @@ on top of the greatest of where the clock stood and of each wall clock so far le
 """
 
 
-def fold(connection: Connection, entries_max: int = FOLD_ENTRIES) -> int:
-    """Take the oldest journal entries into the changelog; return how many remain."""
+def fold(
+    connection: Connection, entries_max: int = FOLD_ENTRIES, *, minted_under: bytes | None = None
+) -> int:
+    """Take the oldest journal entries into the changelog; return how many remain.
+
+    minted_under: the origin under which they were written, if that is not the present one.
+    """
     remaining = unfolded(connection)
     if not remaining:
         return 0
@@ -77,9 +82,9 @@ def fold(connection: Connection, entries_max: int = FOLD_ENTRIES) -> int:
     with temporary(connection, "syncd_slice", f"{READINGS} AND j.seq <= {upto}"):
         unreadable = adrift(connection)
         written = {id_ for (id_,) in connection.rows("SELECT DISTINCT tbl FROM temp.syncd_slice")}
-        for table in remembered(connection).values():
+        for name, table in remembered(connection).items():
             if table.id in written:
-                _fold_table(connection, table, is_readable=table.name not in unreadable)
+                _fold_table(connection, table, minted_under, is_readable=name not in unreadable)
         advance_clock(connection, connection.value("SELECT max(hlc) FROM temp.syncd_slice"))
     connection.run(
         "UPDATE syncd_origin SET seq = ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
@@ -108,17 +113,16 @@ def take_seqs(connection: Connection, count: int) -> int:
     return base
 
 
-def _fold_table(connection: Connection, table: Table, *, is_readable: bool) -> None:
+def _fold_table(
+    connection: Connection, table: Table, minted_under: bytes | None, *, is_readable: bool
+) -> None:
     """Take a table's entries in. What cannot be looked up now is for `syncd init` to find."""
     cells = ", ".join(table.key_cells)
     # Rows with NULL in their key have no identity and stay local.
     filled = " AND ".join(f"{cell} IS NOT NULL" for cell in table.key_cells)
-    entries = (
-        f"SELECT seq, hlc, mask, {'k0' if table.is_generated else cells} FROM temp.syncd_slice"
-        f" WHERE tbl = {table.id}"
-    )
+    entries = f"SELECT seq, hlc, mask, {cells} FROM temp.syncd_slice WHERE tbl = {table.id}"
     if table.is_generated:
-        entries = numbers.identified(table, entries)
+        entries = numbers.identified(table, entries, minted_under)
     with staging.entries(connection, table):
         # Here, and on every host that they come to, rows are looked for by their keys: in the keys'
         # order the pages that this needs are at hand.

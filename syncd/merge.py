@@ -230,12 +230,13 @@ def release(connection: Connection, *, now_ms: int, drift_ms: int) -> Counts:
     return merge_sections(connection, due, None, now_ms=now_ms, drift_ms=drift_ms)
 
 
-def take_journal(connection: Connection, now_ms: int) -> int:
+def take_journal(connection: Connection, now_ms: int, *, minted_under: bytes | None = None) -> int:
     """Fold the oldest part of the journal; return how many entries remain.
 
     Once none does, rows that were held back may show, because what stood in their way is gone.
+    minted_under: see `changelog.fold`.
     """
-    remaining = changelog.fold(connection)
+    remaining = changelog.fold(connection, minted_under=minted_under)
     if not remaining:
         settle_now(connection, now_ms)
     return remaining

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 
-from syncd.database import Connection, quoted
+from syncd.database import Connection, literal_of, quoted
 from syncd.introspection import Definition
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, create_numbers
+from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table, create_numbers
 
 DIGEST_BYTES = 16
 
@@ -56,25 +56,33 @@ def is_needed(definition: Definition, referred_to: set[str]) -> bool:
     return definition.is_generated or definition.name in referred_to
 
 
-def identified(table: Table, entries: str) -> str:
+def identified(table: Table, entries: str, minted_under: bytes | None) -> str:
     """Return the query of journal entries with sync keys in place of row numbers.
 
-    entries: a query of seq, hlc, mask and k0, the row's number. A row that is not known is named by
-    the first birth of that number since its last death; one without a birth gets no name.
+    entries: a query of seq, hlc, mask, k0, the row's number, and k1, a random number. A row that is
+    not known is named by the first birth of that number since its last death; one without a birth
+    gets no name. minted_under: the origin that names have, this replica's if None.
+
+    A name is made of what stands in the journal: a copy of the file gives a row that was written
+    before the copy was made the same name. The random number tells it from what the original wrote
+    under the same seq afterwards. It is negative, so that it is none of those that were given when
+    the seq alone made it.
     """
     lives = (
         f"SELECT *, count(*) FILTER (WHERE mask & {DEAD_BIT}) OVER (PARTITION BY k0 ORDER BY seq"
         f" ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS life FROM ({entries})"
     )
+    name = f"-1 - ((seq << {SALT_BITS}) | coalesce(k1, 0))"
     births = (
-        f"SELECT *, min(CASE WHEN mask & {ALIVE_BIT} THEN seq END)"
+        f"SELECT *, max(CASE WHEN mask & {ALIVE_BIT} THEN {name} END)"
         f" OVER (PARTITION BY k0, life) AS birth FROM ({lives})"
     )
     known = "j.life = 0 AND n.row IS NOT NULL"
     own = "SELECT o.id FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
+    origin = f"({own})" if minted_under is None else literal_of(minted_under)
     return (
         "SELECT j.seq, j.hlc, j.mask, j.k0 AS row,"
-        f" CASE WHEN {known} THEN n.k0 WHEN j.birth IS NOT NULL THEN ({own}) END AS k0,"
+        f" CASE WHEN {known} THEN n.k0 WHEN j.birth IS NOT NULL THEN {origin} END AS k0,"
         f" CASE WHEN {known} THEN n.k1 ELSE j.birth END AS k1"
         f" FROM ({births}) AS j LEFT JOIN {table.numbers} AS n ON n.row = j.k0"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from syncd import disclaim
 from syncd.database import Connection
-from syncd.schema import Table, remembered
+from syncd.schema import remembered
 
 
 def take_along(connection: Connection, former: int, sent: int) -> None:
@@ -20,8 +20,6 @@ def take_along(connection: Connection, former: int, sent: int) -> None:
     """
     for table in remembered(connection).values():
         _move(connection, table.changes, former, sent)
-        if table.is_generated:
-            _rename(connection, table, former, sent)
     _move(connection, "syncd_held", former, sent)
     # Not below the horizon: whoever lacks that gets everything from us, and claims no less.
     connection.run(
@@ -38,14 +36,3 @@ def _move(connection: Connection, target: str, former: int, sent: int) -> None:
         " WHERE origin = ? AND seq > ?",
         (former, sent),
     )
-
-
-def _rename(connection: Connection, table: Table, former: int, sent: int) -> None:
-    """Name generated rows after their birth under the new origin."""
-    for target in (table.changes, table.shadow, table.numbers):
-        connection.run(
-            f"UPDATE {target} SET k0 = (SELECT o.id FROM syncd_replica AS r"
-            " JOIN syncd_origin AS o ON o.ordinal = r.origin)"
-            " WHERE k0 = (SELECT id FROM syncd_origin WHERE ordinal = ?) AND k1 > ?",
-            (former, sent),
-        )

@@ -540,11 +540,12 @@ class Replica:
             seen = (claimed or Vector())[_origin(connection)]
             reason = self._identity.doubt(connection, seen, mark)
             if reason is not None:
-                former = connection.value("SELECT origin FROM syncd_replica")
+                former, ordinal = connection.row(_PRESENT) or (b"", 0)
                 sent = self._identity.sent(connection, mark)
                 self._identity.renew(connection, reason, self.wall_ms())
                 if sent is not None:
-                    rebirth.take_along(connection, former, sent)
+                    rebirth.take_along(connection, ordinal, sent)
+                self._fold_rest(connection, minted_under=former)
         self._identity.settle()
         return True
 
@@ -596,9 +597,9 @@ class Replica:
             self._fold_rest(connection)
             yield connection
 
-    def _fold_rest(self, connection: Connection) -> None:
+    def _fold_rest(self, connection: Connection, *, minted_under: bytes | None = None) -> None:
         while changelog.unfolded(connection):
-            merge.take_journal(connection, self.wall_ms())
+            merge.take_journal(connection, self.wall_ms(), minted_under=minted_under)
 
     def _refuse_gap(self, connection: Connection, header: Header, frame: Frame) -> None:
         mine = changelog.vector(connection)
@@ -619,10 +620,13 @@ class Replica:
         )
 
 
+_PRESENT = (
+    "SELECT o.id, o.ordinal FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
+)
+
+
 def _origin(connection: Connection) -> bytes:
-    origin: bytes = connection.value(
-        "SELECT o.id FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
-    )
+    origin: bytes = connection.value(_PRESENT)
     return origin
 
 

@@ -154,7 +154,9 @@ class KeyColumn:
 
 
 GENERATED_KEY = (KeyColumn("syncd_origin", "BLOB"), KeyColumn("syncd_number", "INTEGER"))
-"""A minted identity: the origin under which a row was born, and the seq of its birth there."""
+"""A minted identity: the origin under which a row was written, and a number made of the seq of its
+birth there and some random bits; see `numbers.identified`."""
+SALT_BITS = 24
 
 
 @dataclass(frozen=True)

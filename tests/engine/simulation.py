@@ -421,7 +421,9 @@ class World:
 
     def _fold(self, number: int, entries: int) -> None:
         fold = changelog.fold
-        with mock.patch.object(changelog, "fold", lambda connection: fold(connection, entries)):
+        with mock.patch.object(
+            changelog, "fold", lambda connection, **options: fold(connection, entries, **options)
+        ):
             self.hosts[number].replica.fold()
         self._check(number)
 

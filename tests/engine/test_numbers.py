@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from engine.conftest import MakeHosts
 from engine.hosts import Clock, Host, Key, pull, scratch, settle
+from syncd import comparison
 from syncd.errors import SchemaError
 
 LOGS = """
@@ -146,6 +149,36 @@ class TestGenerated:
         expected = [("only a", None), ("only b", None), ("x", "1"), ("x", "1")]
         assert [logs(host) for host in hosts] == [expected, expected]
         for host in hosts:
+            host.close()
+
+    @pytest.mark.parametrize("meets", ["the original", "a third host"])
+    def test_rows_that_a_copy_has_from_before_the_fold_stay_single(
+        self, tmp_path: Path, meets: str
+    ) -> None:
+        """They wait in both journals; what each file writes under the next seqs is its own."""
+        a, c = (Host(tmp_path, node, ddl=LOGS, tables=LOGS_KEY) for node in "ac")
+        a.write("INSERT INTO logs (device) VALUES ('folded')")
+        settle(a, c)
+        a.write("INSERT INTO logs (device) VALUES ('both'), ('gone')")
+        a.write("DELETE FROM logs WHERE device = 'gone'")
+        a.write("INSERT INTO logs (device) VALUES ('again')")
+        with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as copy:
+            a.writer.backup(copy)
+        b = Host(tmp_path, "b", ddl="", tables=LOGS_KEY, enrolled=False)
+        for host in (a, b):
+            host.write("INSERT INTO logs (device) VALUES (?)", f"only {host.node}")
+            host.write("UPDATE logs SET message = ? WHERE device = 'both'", host.node)
+        if meets == "the original":
+            settle(b, a)
+        settle(c, a)
+        settle(c, b)
+        settle(a, b, c)
+        written = logs(c)
+        assert [device for device, _ in written] == sorted(
+            ["folded", "both", "again", "only a", "only b"]
+        )
+        assert logs(a) == logs(b) == written
+        for host in (a, b, c):
             host.close()
 
     def test_rows_of_a_log_wait_for_the_device_they_refer_to(self, make_hosts: MakeHosts) -> None:
@@ -286,6 +319,21 @@ class TestReferences:
         a.write("UPDATE cars SET owner = NULL WHERE plate = 'B'")
         settle(a, b)
         assert cars(a) == cars(b) == [("A", "anna"), ("B", None)]
+
+    def test_children_follow_a_parent_to_another_key(self, make_hosts: MakeHosts) -> None:
+        """For the writer the number is the same, so the children are his; so they are elsewhere."""
+        a, b, c = make_hosts("a", "b", "c", ddl=FAMILY, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('ana'), ('bob')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1), ('B', 1), ('C', 2)")
+        settle(a, b, c)
+        c.clock.ms += 5_000
+        c.write(
+            "UPDATE cars SET owner = (SELECT id FROM owners WHERE name = 'bob') WHERE plate = 'B'"
+        )
+        a.write("UPDATE owners SET name = 'anna' WHERE name = 'ana'")
+        settle(a, b, c)
+        assert cars(a) == cars(b) == cars(c) == [("A", "anna"), ("B", "bob"), ("C", "bob")]
+        assert comparison.findings(a.replica) == []
 
     def test_a_child_waits_for_its_parent_and_finds_it(self, make_hosts: MakeHosts) -> None:
         """Its section comes first, in a frame of its own."""

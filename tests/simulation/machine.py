@@ -32,7 +32,7 @@ from syncd.config import Config
 from syncd.database import Database
 from syncd.identity import sidecar_of
 from syncd.replica import Replica
-from syncd.schema import ALIVE_BIT, DEAD_BIT
+from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS
 
 
 class Killed(BaseException):
@@ -290,9 +290,10 @@ class Machine:
             for number, origin, birth in self.rows(f"SELECT row, k0, k1 FROM syncd_numbers_{table}")
         }
         own, folded = self.identity()
-        for seq, number, mask in self.rows(
-            "SELECT j.seq, j.k0, j.mask FROM syncd_journal AS j JOIN syncd_table AS t"
-            " ON t.id = j.tbl WHERE t.name = ? AND j.seq > ? ORDER BY j.seq",
+        for seq, number, salt, mask in self.rows(
+            "SELECT j.seq, j.k0, coalesce(j.k1, 0), j.mask"
+            " FROM syncd_journal AS j JOIN syncd_table AS t ON t.id = j.tbl"
+            " WHERE t.name = ? AND j.seq > ? ORDER BY j.seq",
             table,
             folded,
         ):
@@ -300,7 +301,8 @@ class Machine:
             if mask & DEAD_BIT:
                 named.pop(row, None)
             if mask & ALIVE_BIT:
-                named.setdefault(row, (cell("blob", own), cell("integer", seq)))
+                name = -1 - (seq << SALT_BITS | salt)
+                named.setdefault(row, (cell("blob", own), cell("integer", name)))
         return named
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -342,6 +344,7 @@ class Machine:
         writer.execute("PRAGMA synchronous = OFF")
         writer.execute(f"PRAGMA foreign_keys = {self._enforced}")
         writer.create_function("julianday", 1, lambda _: self.clock.julian())
+        writer.create_function("random", 0, lambda: int.from_bytes(self.random("salt")[:7]))
         for name, shape in self.tables.items():
             if shape.view is not None:
                 writer.execute(f"CREATE TEMP VIEW shown_{name} AS {shape.view}")

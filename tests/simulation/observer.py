@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 from engine.hosts import changes_in
-from engine.model import ALIVE, DEAD, EXISTENCE, Change, Key, Stamp, cell
+from engine.model import ALIVE, DEAD, EXISTENCE, Change, Key, Stamp
 from engine.simulation import stamps_of
 
 from simulation.invariants import hold
@@ -256,20 +256,11 @@ class Observer:
         merged = machine.knowledge.merged
         for change in list(merged):
             if change.stamp.origin == old and change.stamp.seq > folded:
-                key = change.key
-                if machine.tables[change.table].generated and _is_unborn(key, old, folded):
-                    key = (cell("blob", new), key[1])
                 stamp = dataclasses.replace(change.stamp, origin=new)
-                renamed = dataclasses.replace(change, stamp=stamp, key=key)
+                renamed = dataclasses.replace(change, stamp=stamp)
                 self._ledger.rename(change, renamed)
                 merged.remove(change)
                 merged.add(renamed)
-
-
-def _is_unborn(key: Key, origin: bytes, folded: int) -> bool:
-    """Say whether a generated key is of a row whose birth is not folded yet."""
-    (_, minted), (_, birth) = key
-    return minted == origin and isinstance(birth, int) and birth > folded
 
 
 def _later(connection: Connection, remember: Callable[[Machine], object]) -> None:

@@ -194,7 +194,9 @@ class World:
     def _fold(self, step: steps.Fold) -> None:
         machine = self._machine(step.host)
         fold = changelog.fold
-        with mock.patch.object(changelog, "fold", lambda c: fold(c, step.entries)):
+        with mock.patch.object(
+            changelog, "fold", lambda c, **options: fold(c, step.entries, **options)
+        ):
             machine.replica.fold()
         self._check(machine)
 
