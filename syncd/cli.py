@@ -295,6 +295,9 @@ def conflicts(context: click.Context, table: str | None, since: str | None, as_j
         for one in this.replica.held()
         if one.reason != DISPLACED and table in (None, one.table)
     ]
+    if table is not None and not (found or waiting or table in this.config.tables):
+        names = ", ".join(this.config.tables)
+        raise ConfigError([f"there is no table {table!r}; configured: {names}"])
     _print([*found, *waiting], report.conflicts_text(found, waiting), as_json)
 
 
@@ -346,6 +349,10 @@ def release(
     if [bool(ids), peer is not None, everything].count(True) != 1:
         raise click.UsageError("name what to release: either IDs, or --peer NAME, or --all")
     count = this.replica.release_held(ids) if ids else this.replica.release_host(peer)
+    known = {*(one.name for one in this.config.peers), *(c.name for c in this.replica.contacts())}
+    if peer is not None and not count and peer not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise ConfigError([f"there is no peer {peer!r}; known: {names}"])
     _print({"released": count}, f"{count} released", as_json)
 
 

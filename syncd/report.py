@@ -271,7 +271,7 @@ def timed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             name.removesuffix("_ms").replace("_", " "): _time(value)
-            if name.endswith("time_ms")
+            if name.endswith("time_ms") and value is not None
             else value
             for name, value in row.items()
         }

@@ -38,7 +38,8 @@ def test_what_is_held_is_released_by_id_by_host_or_all(pair: tuple[CliHost, CliH
     ids = {one["key"]: one["id"] for one in b.json("held")}
     assert b.json("held", "release", str(ids["'x'"])) == {"released": 1}
     assert b.notes() == {"x": 1}
-    assert b.run("held", "release", "--peer", "nobody").stdout == "0 released\n"
+    refused(b.run("held", "release", "--peer", "nobody"), "there is no peer 'nobody'")
+    assert "never" not in b.run("held").stdout
     assert b.run("held", "release", "--peer", "a").stdout == "1 released\n"
     assert b.notes() == {"x": 1, "y": 2}
     assert b.json("held") == []
