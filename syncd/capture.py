@@ -25,9 +25,9 @@ _WALL = "julianday('now')"
 
 
 def triggers(
-    table: Table, definition: Definition, referring: Sequence[tuple[Table, Column]] = ()
+    table: Table, definition: Definition, children: Sequence[tuple[Table, Column]] = ()
 ) -> dict[str, str]:
-    """Return the triggers of a table: name to SQL. referring: what refers to it by row number."""
+    """Return the triggers of a table: name to SQL. children: what refers to it by row number."""
     uniques, rowid = definition.uniques, definition.rowid
     insert_mask = ALIVE_BIT | table.columns_mask
     same_key = " AND ".join(f"OLD.{name} IS NEW.{name}" for name in table.identity)
@@ -39,7 +39,7 @@ def triggers(
             "AFTER UPDATE",
             f"NOT ({same_key})",
             f"{_append(table, 'OLD', DEAD_BIT)} {_append(table, 'NEW', insert_mask)}"
-            + "".join(_means_another(table, child, column) for child, column in referring),
+            + "".join(_means_another(table, child, column) for child, column in children),
         ),
     }
     if table.columns:
@@ -75,14 +75,14 @@ def triggers(
 
 def faulty(connection: Connection, table: Table, definition: Definition) -> list[str]:
     """Return the names of triggers that are missing, differ, or should not be there any more."""
-    wanted = triggers(table, definition, _referring(connection, table))
+    wanted = triggers(table, definition, referring(connection, table))
     present = _present(connection, table)
     return sorted(name for name in {**wanted, **present} if wanted.get(name) != present.get(name))
 
 
 def install(connection: Connection, table: Table, definition: Definition) -> bool:
     """Bring a table's triggers up to date; say whether anything had to change."""
-    wanted = triggers(table, definition, _referring(connection, table))
+    wanted = triggers(table, definition, referring(connection, table))
     present = _present(connection, table)
     if present == wanted:
         return False
@@ -91,6 +91,18 @@ def install(connection: Connection, table: Table, definition: Definition) -> boo
     for sql in wanted.values():
         connection.run(sql)
     return True
+
+
+def referring(connection: Connection, table: Table) -> list[tuple[Table, Column]]:
+    """Return the columns that refer to a table by row number, where its rows have a key as well."""
+    if not table.numbered or table.is_generated:
+        return []
+    return [
+        (child, column)
+        for child in load_tables(connection).values()
+        for column in child.columns
+        if column.parent == table.name
+    ]
 
 
 def journal(connection: Connection, table: Table, mask: int, rows: str, now_ms: int) -> int:
@@ -128,18 +140,6 @@ def _present(connection: Connection, table: Table) -> dict[str, str]:
             (table.name,),
         )
     )
-
-
-def _referring(connection: Connection, table: Table) -> list[tuple[Table, Column]]:
-    """Return the columns that refer to a table by row number, where its rows have a key as well."""
-    if not table.numbered or table.is_generated:
-        return []
-    return [
-        (child, column)
-        for child in load_tables(connection).values()
-        for column in child.columns
-        if column.parent == table.name
-    ]
 
 
 def _append(table: Table, row: str, mask: int | str) -> str:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from syncd import bundle, held, numbers, staging
+from syncd import bundle, capture, held, numbers, staging
 from syncd.clock import COUNTER_BITS
-from syncd.database import Connection
+from syncd.database import Connection, quoted
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, adrift, remembered
 from syncd.vector import Vector
 
@@ -134,7 +134,9 @@ def _fold_table(
         if table.is_generated:
             numbers.take_births(connection, table, entries)
         elif table.numbered and is_readable:
-            numbers.note(connection, table, f"SELECT {cells} FROM temp.syncd_staged")
+            written = f"SELECT {cells} FROM temp.syncd_staged"
+            _take_children_along(connection, table, written)
+            numbers.note(connection, table, written)
         if is_readable:
             _settle_suspects(connection, table)
         connection.run("DELETE FROM temp.syncd_staged WHERE mask = 0")
@@ -145,6 +147,26 @@ def _fold_table(
                 f"DELETE FROM {table.shadow} WHERE ({cells}) IN (SELECT {cells}"
                 f" FROM temp.syncd_staged WHERE mask & {ALIVE_BIT | DEAD_BIT})"
             )
+
+
+def _take_children_along(connection: Connection, table: Table, keys: str) -> None:
+    """Let children refer to the number that a row has now, if nobody has the former one.
+
+    Where foreign keys are not enforced, a REPLACE or a new number leaves them behind. On other
+    hosts, which know the row by its key, they are its children as before.
+    """
+    if not (referring := capture.referring(connection, table)):
+        return
+    with temporary(connection, "syncd_renumbered", numbers.changed(table, keys)) as count:
+        if not count:
+            return
+        with capture.suspended(connection, [child for child, _ in referring]):
+            for child, column in referring:
+                name = quoted(column.name)
+                connection.run(
+                    f"UPDATE {child.sql} AS c SET {name} = r.row FROM temp.syncd_renumbered AS r"
+                    f" WHERE c.{name} = r.former"
+                )
 
 
 def _settle_suspects(connection: Connection, table: Table) -> None:

@@ -110,6 +110,21 @@ def note(connection: Connection, table: Table, keys: str) -> None:
     )
 
 
+def changed(table: Table, keys: str) -> str:
+    """Return the query of rows that have another number than they had: `former`, and `row` now.
+
+    Those of which the former number is another row's by now are left out. keys: a query of sync
+    keys. To be asked before `note`.
+    """
+    own = _number(table)
+    return (
+        f"SELECT n.row AS former, t.{own} AS row FROM ({keys}) AS k"
+        f" JOIN {table.numbers} AS n ON {table.on('n', 'k')}"
+        f" JOIN {table.sql} AS t ON {table.on_user('t', 'k')} WHERE t.{own} <> n.row"
+        f" AND NOT EXISTS (SELECT 1 FROM {table.sql} AS o WHERE o.{own} = n.row)"
+    )
+
+
 def allot(connection: Connection, table: Table, rows: str) -> None:
     """Choose the numbers of rows that are about to show.
 

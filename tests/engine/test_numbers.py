@@ -335,6 +335,29 @@ class TestReferences:
         assert cars(a) == cars(b) == cars(c) == [("A", "anna"), ("B", "bob"), ("C", "bob")]
         assert comparison.findings(a.replica) == []
 
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "INSERT OR REPLACE INTO owners (name, boss) VALUES ('ana', NULL)",
+            "UPDATE owners SET id = 77 WHERE name = 'ana'",
+        ],
+    )
+    def test_children_follow_a_parent_to_another_number(
+        self, make_hosts: MakeHosts, sql: str
+    ) -> None:
+        """Foreign keys are not enforced, so SQLite leaves them behind."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('ana'), ('bob')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1), ('B', 2)")
+        settle(a, b)
+        b.write("UPDATE cars SET owner = 1 WHERE plate = 'B'")
+        a.write(sql)
+        assert a.rows("PRAGMA foreign_key_check")
+        settle(a, b)
+        for host in (a, b):
+            assert cars(host) == [("A", "ana"), ("B", "ana")]
+            assert host.rows("PRAGMA foreign_key_check") == []
+
     def test_a_child_waits_for_its_parent_and_finds_it(self, make_hosts: MakeHosts) -> None:
         """Its section comes first, in a frame of its own."""
         a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
