@@ -18,22 +18,24 @@ from syncd.schema import Table
 
 @contextlib.contextmanager
 def restrained(connection: Connection, tables: Collection[Table]) -> Iterator[None]:
-    """Let writes to tables set off no trigger that writes an enrolled one, in this transaction.
+    """Let writes to tables set off no statement that writes an enrolled one, in this transaction.
 
-    A trigger does meanwhile what it does to other tables. One that writes nothing is away: it could
+    Of a trigger's statements those are left that write other tables. One that writes nothing could
     only refuse what another host has accepted already.
     """
-    theirs = _unfit(connection, tables)
+    theirs = _set_off(connection, tables)
     enrolled = {name.casefold() for name in _enrolled(connection)}
-    rest = {name: _rest(sql, enrolled) for name, sql in theirs.items()}
-    for name in theirs:
+    restrained = [
+        (name, sql, rest) for name, sql in theirs.items() if (rest := _rest(sql, enrolled)) != sql
+    ]
+    for name, _, rest in restrained:
         connection.run(f"DROP TRIGGER {quoted(name)}")
-    for sql in filter(None, rest.values()):
-        connection.run(sql)
+        if rest:
+            connection.run(rest)
     yield
-    for name in filter(rest.get, rest):
-        connection.run(f"DROP TRIGGER {quoted(name)}")
-    for sql in theirs.values():
+    for name, sql, rest in restrained:
+        if rest:
+            connection.run(f"DROP TRIGGER {quoted(name)}")
         connection.run(sql)
 
 
@@ -57,41 +59,39 @@ def crossing(connection: Connection, table: Table) -> list[tuple[str, str]]:
     )
 
 
-def _unfit(connection: Connection, tables: Collection[Table]) -> dict[str, str]:
-    """Return the triggers that a merge into tables must not set off as they are, with their SQL.
+def _set_off(connection: Connection, tables: Collection[Table]) -> dict[str, str]:
+    """Return the triggers that a merge into tables may set off, with their SQL.
 
-    SQLite itself says what a trigger writes, when it compiles a statement that sets it off.
+    SQLite itself says which write something, when it compiles a statement that sets them off.
     """
-    triggers = dict(
-        connection.rows(
-            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+    triggers = {
+        name: (table, sql)
+        for name, table, sql in connection.rows(
+            "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'trigger'"
             " AND name NOT GLOB 'syncd_*' ORDER BY rowid"
         )
-    )
+    }
     if not triggers:
         return {}
-    on_tables = {
-        name
-        for table in tables
-        for (name,) in connection.rows(
-            "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?", (table.name,)
-        )
-    }
-    enrolled = _enrolled(connection)
+    names = {table.name for table in tables}
     writes = connection.writes_of([sql for table in tables for sql in _writes_to(table)])
-    idle = on_tables - {trigger for _, trigger in writes}
-    writing = {trigger for written, trigger in writes if written in enrolled}
-    return {name: sql for name, sql in triggers.items() if name in idle | writing}
+    writing = {trigger for _, trigger in writes}
+    return {name: sql for name, (on, sql) in triggers.items() if on in names or name in writing}
 
 
 def _rest(sql: str, enrolled: Collection[str]) -> str | None:
-    """Return a trigger with those of its statements that write something, and nothing enrolled."""
+    """Return what is left of a trigger: itself, less of it, or None.
+
+    What is left are the statements that write something, and nothing enrolled.
+    """
     head, statements = ddl.trigger(sql)
     kept = [
         statement
         for statement in statements
         if (written := ddl.written_by(statement)) and written.casefold() not in enrolled
     ]
+    if kept == statements:
+        return sql
     return f"{head} BEGIN {'; '.join(kept)}; END" if kept else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,22 @@ def test_a_trigger_that_only_refuses_is_not_asked_again(tmp_path: Path) -> None:
     a.write("INSERT INTO t VALUES ('k')")
     pull(b, a)
     assert b.rows("SELECT * FROM t") == [("k",)]
+
+
+def test_a_trigger_that_notes_and_refuses_notes_in_a_merge(tmp_path: Path) -> None:
+    """What one host has accepted is not refused by another, and its own table has the line."""
+    plain = "CREATE TABLE t (k TEXT PRIMARY KEY NOT NULL); CREATE TABLE seen (k)"
+    refusing = f"""{plain}; CREATE TRIGGER note AFTER INSERT ON t BEGIN
+        INSERT INTO seen VALUES (NEW.k);
+        SELECT RAISE(ABORT, 'x') WHERE NEW.k = 'bad';
+    END"""
+    a, b = host(tmp_path, "a", plain, "t"), host(tmp_path, "b", refusing, "t")
+    a.write("INSERT INTO t VALUES ('bad'), ('good')")
+    pull(b, a)
+    assert b.rows("SELECT * FROM t") == b.rows("SELECT * FROM seen") == [("bad",), ("good",)]
+    b.write("DELETE FROM t")
+    with pytest.raises(sqlite3.IntegrityError, match="x"):
+        b.write("INSERT INTO t VALUES ('bad')")
 
 
 def test_changes_of_a_dropped_table_are_held_until_it_is_back(tmp_path: Path) -> None:
