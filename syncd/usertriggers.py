@@ -92,7 +92,9 @@ def _rest(sql: str, enrolled: Collection[str]) -> str | None:
     ]
     if kept == statements:
         return sql
-    return f"{head} BEGIN {'; '.join(kept)}; END" if kept else None
+    # On lines of their own: before each may stand a comment that ends with its line.
+    body = "".join(f"{statement}\n;\n" for statement in kept)
+    return f"{head}\nBEGIN\n{body}END" if kept else None
 
 
 def _enrolled(connection: Connection) -> set[str]:

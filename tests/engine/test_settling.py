@@ -263,9 +263,10 @@ def test_a_trigger_that_does_both_does_what_is_this_hosts_own(tmp_path: Path) ->
             INSERT INTO found (found, rowid, text) VALUES ('delete', OLD.rowid, OLD.text);
             REPLACE INTO [found] (rowid, text) VALUES (NEW.rowid, NEW.text);
         END;
-        CREATE TRIGGER deleted AFTER DELETE ON notes BEGIN
-            INSERT INTO found (found, rowid, text) VALUES ('delete', OLD.rowid, OLD.text);
-            DELETE FROM log WHERE what = 'new; ' || OLD.name;
+        CREATE TRIGGER deleted AFTER DELETE ON notes -- BEGIN
+        BEGIN
+            INSERT INTO found (found, rowid, text) VALUES ('delete', OLD.rowid, OLD.text) -- ; out
+            ; /* and; */ DELETE FROM log WHERE what = 'new; ' || OLD.name;
         END;
     """
     a, b = (host(tmp_path, node, ddl, "notes", "log") for node in "ab")
