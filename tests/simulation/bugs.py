@@ -259,6 +259,18 @@ def take_another_index_for_the_key() -> AbstractContextManager[Any]:
     return mock.patch.object(Table, "target", target)
 
 
+@contextlib.contextmanager
+def name_a_copys_rows_anew() -> Iterator[None]:
+    """A copy names the rows that wait in its journal as if it had written them itself."""
+    fold = changelog.fold
+
+    def folding(connection: Connection, *args: Any, **options: Any) -> int:
+        return fold(connection, *args, **{**options, "minted_under": None})
+
+    with mock.patch.object(changelog, "fold", folding):
+        yield
+
+
 ALL: tuple[Bug, ...] = (
     skip_a_fold,
     drop_a_tombstone,
@@ -281,4 +293,5 @@ ALL: tuple[Bug, ...] = (
     lose_what_came_after_a_death,
     lose_what_a_snapshot_buries,
     take_another_index_for_the_key,
+    name_a_copys_rows_anew,
 )

@@ -295,7 +295,7 @@ class _Drawing:
                 lambda: self._insert("INSERT OR IGNORE", table),
                 lambda: self._upsert(table),
             ]
-        if table not in shapes.NUMBERED:
+        if not shapes.ALL[table].generated:
             kinds.append(lambda: self._rekey(table))
         if table == "devices":
             kinds.append(self._through_the_id)
