@@ -17,6 +17,7 @@ def pair(tmp_path: Path) -> tuple[CliHost, CliHost]:
     a = CliHost(tmp_path / "a").ready()
     b = CliHost(tmp_path / "b", node="b").ready()
     a.add("it's", "of a")
+    time.sleep(0.02)  # two programs may be quicker than a millisecond
     b.add("it's", "of b")
     return a, b
 
