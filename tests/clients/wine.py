@@ -57,8 +57,9 @@ class Wine:
                 env=shifted if clock_shift_s else {},
             )
             printed = output.read_text(encoding="utf-8", errors="replace")
-            # A script that fails says why. Once in thousands of runs one ends with nothing said.
-            if done == 0 or printed:
+            # The drivers end with 0 or 9, AutoHotkey itself with 2, and both say why. A silent 1 is
+            # Wine's, which now and then does not start a program.
+            if done != 1 or printed:
                 break
         assert done == 0, f"exit code {done}\n{printed}"
         return printed
