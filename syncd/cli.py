@@ -349,10 +349,12 @@ def release(
     if [bool(ids), peer is not None, everything].count(True) != 1:
         raise click.UsageError("name what to release: either IDs, or --peer NAME, or --all")
     count = this.replica.release_held(ids) if ids else this.replica.release_host(peer)
-    known = {*(one.name for one in this.config.peers), *(c.name for c in this.replica.contacts())}
-    if peer is not None and not count and peer not in known:
-        names = ", ".join(sorted(known)) or "none"
-        raise ConfigError([f"there is no peer {peer!r}; known: {names}"])
+    if peer is not None and not count:
+        contacts = this.replica.contacts()
+        known = {*(one.name for one in this.config.peers), *(one.name for one in contacts)}
+        if peer not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise ConfigError([f"there is no peer {peer!r}; known: {names}"])
     _print({"released": count}, f"{count} released", as_json)
 
 
@@ -431,7 +433,7 @@ def verify(this: _Session, peer: str | None, repair: bool, as_json: bool) -> Non
     _progress("checking")
     found = comparison.findings(this.replica)
     if repair and found:
-        comparison.mend(this.replica)
+        comparison.mend(this.replica, found)
     left = comparison.findings(this.replica) if repair and found else found
     verdicts = []
     for one in peers:

@@ -81,18 +81,23 @@ def findings(replica: Replica) -> list[Finding]:
 
     Of a file that is damaged nothing else can be said.
     """
-    with replica.as_it_is() as connection:
-        damage = audit.damage(connection)
-    if damage:
+    if damage := _damage(replica):
         return damage
     with replica.snapshot() as connection:
         return audit.findings(connection)
 
 
-def mend(replica: Replica) -> None:
-    """Bring tables and what is known of them together, once the file is sound."""
-    if not replica.reindex():
-        return
+def mend(replica: Replica, found: Sequence[Finding]) -> None:
+    """Mend what `findings` has found: indexes, and if the file is sound then, what was missed."""
+    if any(one.problem == audit.DAMAGE for one in found):
+        replica.reindex()
+        if _damage(replica):
+            return
     with replica.writing() as connection:
         audit.mend(connection, now_ms=replica.wall_ms())
     replica.fold()
+
+
+def _damage(replica: Replica) -> list[Finding]:
+    with replica.as_it_is() as connection:
+        return audit.damage(connection)

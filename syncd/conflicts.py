@@ -148,7 +148,7 @@ def log(
 
 
 @dataclass(frozen=True)
-class Forgotten:
+class ForgottenDeaths:
     """Deaths that nobody remembers any more.
 
     by, hlc: the ordinal of the host that has said so, and the newest reading that one of them may
@@ -160,7 +160,7 @@ class Forgotten:
     now_ms: int
 
 
-def log_left(connection: Connection, table: Table, where: str, deaths: Forgotten) -> None:
+def log_left(connection: Connection, table: Table, where: str, deaths: ForgottenDeaths) -> None:
     """Log what was written to hidden rows by who did not know of their deaths.
 
     where: a condition on the entry `e` that wrote it.

@@ -99,7 +99,7 @@ def enrol(
     enrolling = _Enrolling(connection, definitions, now_ms, renew)
     results = [enrolling.one(one, known.get(one.name)) for one in definitions]
     for name, table in load_tables(connection).items():
-        # By now it is known what refers to it.
+        # Only now it is known what refers to it.
         capture.install(connection, table, enrolling.definitions[name])
     # Only now, because backfilling wants a journal in which nothing waits.
     results = [_with_missed(connection, result, now_ms) for result in results]
@@ -241,7 +241,6 @@ class _Enrolling:
         if table.numbered:
             numbers.start(connection, table)
         rows = backfill.rows(connection, table, definition.stamp_from, self._now_ms)
-        capture.install(connection, table, definition)
         return Enrolled(table.name, "new", rows, excluded=_sorted(_names(table.excluded)))
 
 

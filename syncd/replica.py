@@ -513,13 +513,10 @@ class Replica:
         self._database.close()
         self._identity.close()
 
-    def reindex(self) -> bool:
-        """Make the indexes of a damaged file anew from their tables; say whether it is sound."""
+    def reindex(self) -> None:
+        """Make all indexes anew from their tables, unless their pages cannot be read."""
         with contextlib.suppress(DatabaseError), self._database.write() as connection:
-            if connection.damage():
-                connection.run("REINDEX")
-        with self._database.read() as connection:
-            return not connection.damage()
+            connection.run("REINDEX")
 
     def mark_of(self, sender: bytes) -> Mark | None:
         """Return the last that a sender was heard to say of itself, to tell it so."""
@@ -540,7 +537,7 @@ class Replica:
             seen = (claimed or Vector())[_origin(connection)]
             reason = self._identity.doubt(connection, seen, mark)
             if reason is not None:
-                former, ordinal = connection.row(_PRESENT) or (b"", 0)
+                ((former, ordinal),) = connection.rows(_PRESENT)
                 sent = self._identity.sent(connection, mark)
                 self._identity.renew(connection, reason, self.wall_ms())
                 if sent is not None:

@@ -157,6 +157,7 @@ GENERATED_KEY = (KeyColumn("syncd_origin", "BLOB"), KeyColumn("syncd_number", "I
 """A minted identity: the origin under which a row was written, and a number made of the seq of its
 birth there and some random bits; see `numbers.identified`."""
 SALT_BITS = 24
+"""How many random bits a birth of such a row is journalled with."""
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,7 @@ class Table:
         return tuple(quoted(column.name) for column in self.key)
 
     @property
-    def target(self) -> str:
+    def conflict_target(self) -> str:
         """What ON CONFLICT names, so that it is the sync key and nothing else.
 
         A UNIQUE index of another collation would do for SQLite as well, and a row of another key

@@ -24,23 +24,20 @@ class Hiding:
     def __init__(self, connection: Connection, table: Table) -> None:
         self._connection = connection
         self._table = table
-        self._noted = f"temp.syncd_hidden_{table.id}" if hidden(connection, table) else None
-        if self._noted:
-            connection.run(f"CREATE TEMP TABLE {self._noted.removeprefix('temp.')} AS {self._now}")
-
-    @property
-    def _now(self) -> str:
-        cells = ", ".join(self._table.key_cells)
-        return f"SELECT {cells} FROM {self._table.shadow} WHERE alive = 1"
+        self._hidden = f"SELECT {', '.join(table.key_cells)} FROM {table.shadow} WHERE alive = 1"
+        # Nearly always there are none, and nothing has to be remembered.
+        self._before = f"syncd_hidden_{table.id}" if hidden(connection, table) else None
+        if self._before:
+            connection.run(f"CREATE TEMP TABLE {self._before} AS {self._hidden}")
 
     def count(self) -> int:
         """Return how many, once."""
-        if self._noted is None:
+        if self._before is None:
             return hidden(self._connection, self._table)
         count: int = self._connection.value(
-            f"SELECT count(*) FROM ({self._now} EXCEPT SELECT * FROM {self._noted})"
+            f"SELECT count(*) FROM ({self._hidden} EXCEPT SELECT * FROM temp.{self._before})"
         )
-        self._connection.run(f"DROP TABLE {self._noted}")
+        self._connection.run(f"DROP TABLE temp.{self._before}")
         return count
 
 

@@ -98,7 +98,7 @@ class Showing:
         self._connection.run(
             f"INSERT {self._strictly} INTO {table.sql} ({', '.join(names)})"
             f" SELECT {', '.join(cells)} FROM temp.syncd_staged AS s WHERE {new}"
-            f" ON CONFLICT ({table.target})"
+            f" ON CONFLICT ({table.conflict_target})"
             f" DO {'UPDATE SET ' + sets if sets else 'NOTHING'}"
         )
         if table.numbered and not table.is_generated:

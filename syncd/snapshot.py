@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from syncd import bundle, capture, changelog, compaction, conflicts, settle, shadow
 from syncd.bundle import Frame, Progress, Section, Snapshot
-from syncd.conflicts import Forgotten
+from syncd.conflicts import ForgottenDeaths
 from syncd.database import Connection, literal
 from syncd.schema import ALIVE_BIT, Table, load_tables
 from syncd.vector import Vector
@@ -121,7 +121,7 @@ def finish(connection: Connection, sender: int, frame: Frame, *, now_ms: int) ->
         f" WHERE c.sender = {sender} AND c.origin = e.origin AND c.seq = e.seq)"
     )
     complete = [tables[name] for name in part.tables if name in tables]
-    deaths = Forgotten(sender, part.hlc, now_ms)
+    deaths = ForgottenDeaths(sender, part.hlc, now_ms)
     rows = 0
     with capture.suspended(connection, settle.affected(connection, tables, tables)):
         for table in complete:
@@ -158,7 +158,7 @@ def _told_of(table: Table, part: Snapshot) -> str:
     return f"(e.mask & {ALIVE_BIT} OR NOT e.mask & {unknown})"
 
 
-def _take_away(connection: Connection, table: Table, gone: str, deaths: Forgotten) -> int:
+def _take_away(connection: Connection, table: Table, gone: str, deaths: ForgottenDeaths) -> int:
     """Take a table's entries away, with what they show; return how many rows were hidden for good.
 
     gone: a condition on the entry `e`. Rows that live on without them are put together again when
@@ -183,7 +183,7 @@ def _next_slice(connection: Connection, table: Table, after: int) -> int | None:
 
 
 def _take_slice(
-    connection: Connection, table: Table, gone: str, between: str, deaths: Forgotten
+    connection: Connection, table: Table, gone: str, between: str, deaths: ForgottenDeaths
 ) -> int:
     cells = ", ".join(table.key_cells)
     with changelog.temporary(

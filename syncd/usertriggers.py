@@ -25,15 +25,15 @@ def restrained(connection: Connection, tables: Collection[Table]) -> Iterator[No
     """
     theirs = _set_off(connection, tables)
     enrolled = {name.casefold() for name in _enrolled(connection)}
-    restrained = [
+    replaced = [
         (name, sql, rest) for name, sql in theirs.items() if (rest := _rest(sql, enrolled)) != sql
     ]
-    for name, _, rest in restrained:
+    for name, _, rest in replaced:
         connection.run(f"DROP TRIGGER {quoted(name)}")
         if rest:
             connection.run(rest)
     yield
-    for name, sql, rest in restrained:
+    for name, sql, rest in replaced:
         if rest:
             connection.run(f"DROP TRIGGER {quoted(name)}")
         connection.run(sql)

@@ -106,7 +106,7 @@ class TestFindings:
         (a,) = make_hosts("a")
         a.write("ALTER TABLE devices ADD COLUMN extra")
         assert findings(a) == {(COLUMNS, "extra")}
-        comparison.mend(a.replica)
+        comparison.mend(a.replica, comparison.findings(a.replica))
         assert findings(a) == {(COLUMNS, "extra")}
         a.enrol()
         assert findings(a) == set()
@@ -163,7 +163,7 @@ class TestMending:
             "INSERT INTO logs (line) VALUES ('three')",
         )
         a.writer.execute("DROP TRIGGER syncd_update_devices")
-        comparison.mend(a.replica)
+        comparison.mend(a.replica, comparison.findings(a.replica))
         assert findings(a) == set()
         settle(a, b)
         expected = {"kept": ("new", "of b"), "new": ("new", 1), "back": ("new", 2)}
@@ -182,7 +182,7 @@ class TestMending:
         before = b.devices()
         a.write("DROP TABLE devices")
         a.write(DEVICES)
-        comparison.mend(a.replica)
+        comparison.mend(a.replica, comparison.findings(a.replica))
         assert (DEATH, "'one'") in findings(a)
         a.enrol()
         settle(a, b)
@@ -201,7 +201,7 @@ class TestMending:
         past_the_triggers(a, "UPDATE devices SET device_id = 'loser'")
         assert findings(a) == {(BIRTH, "'loser'"), (DEATH, "'winner'")}
         a.clock.ms += 2_000
-        comparison.mend(a.replica)
+        comparison.mend(a.replica, comparison.findings(a.replica))
         assert findings(a) == set()
         settle(a, b)
         assert a.devices() == b.devices() == {"loser": ("new", "wanted")}
@@ -228,7 +228,7 @@ class TestMending:
             a, "INSERT INTO odd VALUES (X'00ff', CAST(X'fe' AS TEXT)), (1.5, 'it''s'), (2, '')"
         )
         assert len(findings(a)) == 3
-        comparison.mend(a.replica)
+        comparison.mend(a.replica, comparison.findings(a.replica))
         assert findings(a) == set()
         settle(a, b)
         sql = "SELECT quote(k), hex(l) FROM odd ORDER BY 1"

@@ -255,8 +255,8 @@ def lose_what_a_snapshot_buries() -> AbstractContextManager[Any]:
 
 def take_another_index_for_the_key() -> AbstractContextManager[Any]:
     """An UPSERT takes an index in which two keys are equal for the key's own."""
-    target = property(lambda table: ", ".join(table.identity))
-    return mock.patch.object(Table, "target", target)
+    key_alone = property(lambda table: ", ".join(table.identity))
+    return mock.patch.object(Table, "conflict_target", key_alone)
 
 
 @contextlib.contextmanager
