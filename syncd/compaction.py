@@ -173,6 +173,12 @@ def lacks_columns(table: Table) -> str:
     return f"e.mask & {ALIVE_BIT} AND {_unwritten(table)} <> 0"
 
 
+def is_buried(table: Table) -> str:
+    """Return the SQL condition that entry `e` is of a row without birth or death."""
+    own = f"SELECT 1 FROM {table.changes} AS o WHERE {table.on('o', 'e')}"
+    return f"NOT EXISTS ({own} AND o.mask & {ALIVE_BIT | DEAD_BIT})"
+
+
 def lift_held(connection: Connection, where: str, hlc: int) -> None:
     """Give held changes a new stamp, as `lift` does. where: a condition on the held entry `e`."""
     with changelog.temporary(

@@ -160,14 +160,15 @@ class ForgottenDeaths:
     now_ms: int
 
 
-def log_left(connection: Connection, table: Table, where: str, deaths: ForgottenDeaths) -> None:
-    """Log what was written to hidden rows by who did not know of their deaths.
+def log_left(connection: Connection, table: Table, where: str, deaths: ForgottenDeaths) -> int:
+    """Log what was written to hidden rows by who did not know of their deaths; return how much.
 
     where: a condition on the entry `e` that wrote it.
     """
     key = " || ', ' || ".join(f"quote(e.{cell})" for cell in table.key_cells)
+    count = 0
     for column in table.columns:
-        connection.run(
+        count += connection.run(
             f"""
             INSERT OR IGNORE INTO syncd_conflict (at_ms, ended_ms, reason, tbl, key, won_key, col,
                 lost_value, lost_hlc, lost_origin, lost_seq, won_hlc, won_origin, won_dead)
@@ -185,6 +186,7 @@ def log_left(connection: Connection, table: Table, where: str, deaths: Forgotten
                 "by": deaths.by,
             },
         )
+    return count
 
 
 def _log_column(

@@ -28,6 +28,7 @@ from syncd import (
 )
 from syncd.bundle import Frame, Header, Section
 from syncd.clock import hlc_of_ms
+from syncd.conflicts import ForgottenDeaths
 from syncd.database import Connection
 from syncd.errors import SchemaError
 from syncd.schema import DEAD_BIT, Table, load_tables
@@ -191,8 +192,9 @@ def merge_sections(
         for name, of_table in by_table.items():
             counts += scope.merge(tables.get(name), of_table).of(name)
         # Since a change was held, what would have taken it may have been forgotten.
+        merged_into = [tables[name] for name in by_table if name in tables]
         known = known_to_sender or Vector()
-        _lift_new(connection, [tables[n] for n in by_table if n in tables], before, known)
+        counts += _meet_forgotten(connection, merged_into, before, known, now_ms)
         displaced = settle.settle(connection, tables, now_ms=now_ms)
     changelog.advance_clock(connection, scope.hlc_seen)
     for name, rows in hiding.items():
@@ -200,26 +202,38 @@ def merge_sections(
     return counts
 
 
-def _lift_new(
-    connection: Connection, tables: Sequence[Table], before: int, known_to_sender: Vector
-) -> None:
+def _meet_forgotten(
+    connection: Connection,
+    tables: Sequence[Table],
+    before: int,
+    known_to_sender: Vector,
+    now_ms: int,
+) -> Counts:
     """Lift what was merged above a position and is older than something forgotten.
 
-    A sender that covers what was forgotten has nothing that it would have taken, except a birth
-    that leaves columns to older writes, which may be forgotten here and not there.
+    What of it hangs on no birth was lost to a death that is forgotten. A sender that covers what
+    was forgotten has nothing that it would have taken, except a birth that leaves columns to older
+    writes, which may be forgotten here and not there.
     """
     forgotten = compaction.horizon(connection)
     if not forgotten.seqs:
-        return
+        return Counts()
     new = f"e.position > {before}"
     if known_to_sender.covers(forgotten.seqs):
         for table in tables:
             where = f"{new} AND {compaction.lacks_columns(table)}"
             compaction.lift(connection, table, where, forgotten.hlc)
-        return
+        return Counts()
+    by = connection.value("SELECT origin FROM syncd_replica")
+    deaths = ForgottenDeaths(by, forgotten.hlc, now_ms)
+    counts = Counts()
     for table in tables:
+        buried = f"{new} AND {compaction.is_buried(table)}"
+        lost = conflicts.log_left(connection, table, buried, deaths)
+        counts += Counts(conflicting=lost).of(table.name)
         compaction.lift(connection, table, new, forgotten.hlc)
     compaction.lift_held(connection, new, forgotten.hlc)
+    return counts
 
 
 def release(connection: Connection, *, now_ms: int, drift_ms: int) -> Counts:

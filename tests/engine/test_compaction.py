@@ -548,6 +548,23 @@ class TestSnapshots:
         assert (conflict.won_node, conflict.won_by_death) == ("a", True)
         assert a.conflicts() == []
 
+    def test_what_arrives_for_a_row_whose_death_is_forgotten_is_logged(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """A hears of X's note before X hears of the deletion. X's snapshot has the note."""
+        a, x = away(make_hosts)
+        x.write("UPDATE devices SET note = 'lost' WHERE device_id = 'gone'")
+        x.write("UPDATE devices SET note = 'seen' WHERE device_id = 'kept'")
+        header, frame = x.replica.changes_since(a.replica.vector())
+        assert a.replica.merge(header, frame).conflicting == 1
+        (conflict,) = a.replica.conflicts()
+        assert (conflict.key, conflict.column, conflict.lost_value) == ("'gone'", "note", "lost")
+        assert (conflict.lost_node, conflict.won_node, conflict.won_by_death) == ("x", "a", True)
+        settle(a, x)
+        assert a.devices() == x.devices()
+        assert a.devices().keys() == {"kept", "later"}
+        assert len(a.replica.conflicts()) == 1
+
 
 class TestThirdHosts:
     """What was forgotten on one host may be remembered on another, and unknown to a third."""
