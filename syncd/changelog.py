@@ -244,12 +244,15 @@ def temporary(connection: Connection, name: str, query: str) -> Iterator[int]:
     connection.run(f"DROP TABLE temp.{name}")
 
 
-# An entry that is there stands against a staged one if its stamp is greater. Within one origin seq
-# decides, as enrolled rows share one reading; so a change stands against its own duplicate too.
-_STANDS = """
+STANDS = """
     e.hlc > s.hlc OR (e.hlc = s.hlc AND CASE WHEN e.origin = s.origin THEN e.seq >= s.seq ELSE
         (SELECT id FROM syncd_origin WHERE ordinal = e.origin) >
         (SELECT id FROM syncd_origin WHERE ordinal = s.origin) END)
+"""
+"""The condition that entry `e`, which is there, stands against `s`, because its stamp is greater.
+
+Within one origin seq decides, as enrolled rows share one reading; so a change stands against its
+own duplicate too.
 """
 
 
@@ -264,7 +267,7 @@ def resolved(connection: Connection, table: Table) -> Iterator[int]:
     query = f"""
         SELECT s.id, s.mask AS staged_mask, s.origin AS staged_origin, s.seq AS staged_seq,
             s.hlc AS staged_hlc, {table.cells("e")}, e.position, e.origin, e.seq, e.hlc, e.mask,
-            {_STANDS} AS stands
+            {STANDS} AS stands
         FROM temp.syncd_staged AS s CROSS JOIN {table.changes} AS e ON {table.on("e", "s")}
     """
     with temporary(connection, "syncd_contest", query) as contested:

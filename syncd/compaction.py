@@ -6,18 +6,20 @@ remembered as the *horizon*: per origin the highest seq, and the greatest readin
 whose vector does not cover the horizon is served a `snapshot` instead of the changes it lacks.
 
 The invariant that keeps hosts equal although they forget at different times: a host whose vector
-covers a death has no change of that row that the death would have taken. Where a change may break
-it, `lift` gives the change a stamp just above all that was forgotten. Nothing here writes a user's
-table, and what goes is decided in the transaction in which it goes.
+covers a death has no change of that row that the death would have taken, not even among those that
+are held. Where a change may break it, `lift` gives the change a stamp just above all that was
+forgotten. Nothing here writes a user's table, and what goes is decided in the transaction in which
+it goes.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from syncd import bundle, changelog, held
 from syncd.clock import hlc_of_ms
-from syncd.database import Connection
+from syncd.database import Connection, literal
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, load_tables
 from syncd.vector import Vector
 
@@ -92,7 +94,7 @@ def forget(connection: Connection, part: Slice, now_ms: int, retention_ms: int) 
     cells = ", ".join(table.key_cells)
     needless = _needless(table, _old(connection, now_ms, retention_ms))
     query = (
-        f"SELECT {cells}, position, origin, seq, hlc FROM {table.changes} AS e"
+        f"SELECT {cells}, position, origin, seq, hlc, mask FROM {table.changes} AS e"
         f" WHERE {needless} AND e.position > {part.after} AND e.position <= {part.upto}"
     )
     with changelog.temporary(connection, "syncd_forgotten", query) as count:
@@ -100,6 +102,7 @@ def forget(connection: Connection, part: Slice, now_ms: int, retention_ms: int) 
             f"DELETE FROM {table.changes} WHERE ({cells}, position) IN"
             f" (SELECT {cells}, position FROM temp.syncd_forgotten)"
         )
+        _take_held(connection, table)
         # The values that hung on no birth. What a constraint holds back is alive.
         connection.run(
             f"DELETE FROM {table.shadow} AS h WHERE alive = 0 AND ({cells}) IN"
@@ -165,6 +168,7 @@ def lift(connection: Connection, table: Table, where: str, hlc: int) -> int:
             " mask | unwritten FROM temp.syncd_lifted",
             (positions, seqs, hlc + 1),
         )
+        changelog.advance_clock(connection, hlc + 1)
     return count
 
 
@@ -199,6 +203,20 @@ def lift_held(connection: Connection, where: str, hlc: int) -> None:
             " origin = (SELECT origin FROM syncd_replica)"
             " FROM temp.syncd_lifted AS l WHERE h.rowid = l.id",
             (positions, seqs, hlc + 1),
+        )
+        changelog.advance_clock(connection, hlc + 1)
+
+
+def _take_held(connection: Connection, table: Table) -> None:
+    """Take what is held and older than a death of its row that is being forgotten."""
+    names = literal(json.dumps([column.name for column in table.key]))
+    of_table = f"s.tbl = {literal(table.name)} AND s.key_names = {names}"
+    # Its table has cells for as many columns as a key has had of which something was held.
+    if connection.value(f"SELECT EXISTS (SELECT 1 FROM syncd_held AS s WHERE {of_table})"):
+        connection.run(
+            "DELETE FROM syncd_held WHERE rowid IN (SELECT s.rowid FROM syncd_held AS s"
+            f" JOIN temp.syncd_forgotten AS e ON {table.on('e', 's')} AND {of_table}"
+            f" WHERE e.mask & {DEAD_BIT} AND ({changelog.STANDS}))"
         )
 
 

@@ -18,6 +18,7 @@ from engine.hosts import (
     settle,
     small_frames,
 )
+from engine.model import Change
 from syncd import compaction
 from syncd.clock import ms_of_hlc
 from syncd.errors import BundleGap
@@ -50,6 +51,11 @@ def forget_all(*hosts: Host) -> None:
     settle(*hosts)
     for host in hosts:
         host.replica.compact()
+
+
+def changes_of(host: Host) -> set[Change]:
+    """Return all that a host remembers."""
+    return changes_in(host.replica.changes_since(Vector())[1])
 
 
 def is_snapshot(delivered: list[Delivery]) -> bool:
@@ -472,6 +478,22 @@ class TestSnapshots:
         x.enrol({"devices": ["device_id"], "notes": None})
         assert x.rows("SELECT * FROM notes") == [("kept", 2)]
 
+    def test_held_columns_of_a_row_that_is_forgotten_do_not_keep_it_elsewhere(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """A lacks a column of X's, holds what X wrote to it, deletes the row and forgets that."""
+        (a,) = make_hosts("a")
+        (x,) = make_hosts("x", ddl=DEVICES.replace("note", "note, extra"))
+        x.write("INSERT INTO devices (device_id, extra) VALUES ('gone', 1), ('kept', 2)")
+        settle(a, x)
+        assert a.held() == 2
+        delete(a, "gone")
+        days_pass(RETENTION_DAYS + 1, a, x)
+        assert a.replica.compact().deaths == 1
+        assert a.held() == 1
+        pull(x, a)
+        assert x.devices().keys() == a.devices().keys() == {"kept"}
+
     def test_a_table_that_the_sender_dropped_is_left_alone(self, make_hosts: MakeHosts) -> None:
         """Its rows did not come with the snapshot, and were not deleted."""
         two = f"{DEVICES}; CREATE TABLE notes (name TEXT PRIMARY KEY, text)"
@@ -630,9 +652,9 @@ class TestThirdHosts:
         """X wrote yesterday: newer than what is forgotten, so nothing about it is in doubt."""
         a, x = away(make_hosts)
         insert(x, "mine")
-        before = changes_in(x.replica.changes_since(Vector())[1])
+        before = changes_of(x)
         pull(x, a)
-        after = changes_in(x.replica.changes_since(Vector())[1])
+        after = changes_of(x)
         mine = {change for change in before if change.stamp.origin == x.identity}
         assert mine
         assert mine <= after
@@ -672,6 +694,24 @@ class TestThirdHosts:
         insert(x, "d", status="again")
         settle(a, b, x)
         assert a.devices() == b.devices() == x.devices() == {"d": ("again", None)}
+
+    def test_what_is_written_next_is_newer_than_what_was_lifted(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """X's clock stands in the past, so it counts on from what it has given out."""
+        a, b, x = make_hosts("a", "b", "x")
+        x.clock.ms -= 10 * DAY_MS
+        insert(x, "mine")
+        insert(a, "d")
+        delete(a, "d")
+        settle(a, b)
+        days_pass(RETENTION_DAYS + 1, a, b)
+        settle(a, b)
+        a.replica.compact()
+        pull(x, a)
+        (lifted,) = {change.stamp.hlc for change in changes_of(x)}
+        insert(x, "next")
+        assert max(change.stamp.hlc for change in changes_of(x)) > lifted
 
     def test_status_says_up_to_when_deletions_are_forgotten(self, make_hosts: MakeHosts) -> None:
         """The time of the newest one."""
