@@ -75,7 +75,7 @@ def drop_a_tombstone() -> Iterator[None]:
 
 def compare_with_greater_or_equal() -> AbstractContextManager[Any]:
     """Of two writes with equal readings each host keeps the one it has."""
-    return mock.patch.object(changelog, "_STANDS", "e.hlc >= s.hlc")
+    return mock.patch.object(changelog, "STANDS", "e.hlc >= s.hlc")
 
 
 @contextlib.contextmanager
@@ -253,6 +253,16 @@ def lose_what_a_snapshot_buries() -> AbstractContextManager[Any]:
     return mock.patch.object(conflicts, "log_left")
 
 
+def bury_in_silence() -> AbstractContextManager[Any]:
+    """What arrives for a row whose death is forgotten is not logged."""
+    return mock.patch.object(compaction, "is_buried", return_value="false")
+
+
+def keep_what_is_held_of_the_dead() -> AbstractContextManager[Any]:
+    """A death that is forgotten leaves what is held of its row."""
+    return mock.patch.object(compaction, "_take_held")
+
+
 def take_another_index_for_the_key() -> AbstractContextManager[Any]:
     """An UPSERT takes an index in which two keys are equal for the key's own."""
     key_alone = property(lambda table: ", ".join(table.identity))
@@ -292,6 +302,8 @@ ALL: tuple[Bug, ...] = (
     mend_only_births,
     lose_what_came_after_a_death,
     lose_what_a_snapshot_buries,
+    bury_in_silence,
+    keep_what_is_held_of_the_dead,
     take_another_index_for_the_key,
     name_a_copys_rows_anew,
 )

@@ -64,11 +64,16 @@ def check(machine: Machine) -> None:
     hold(logged == displaced, "displaced", f"{machine.node} logs {logged}, displaced {displaced}")
 
 
-def check_at_rest(machines: Sequence[Machine], roads: Sequence[tuple[int, int]]) -> None:
-    """Check that all hosts agree, and that nothing is missing."""
+def check_at_rest(
+    machines: Sequence[Machine], roads: Sequence[tuple[int, int]], old: int = 0
+) -> None:
+    """Check that all hosts agree, and that nothing is missing.
+
+    old: the reading below which they may have forgotten what the retention lets them forget.
+    """
     everything: set[Change] = set().union(*(m.knowledge.merged for m in machines))
     for machine in machines:
-        _check_agreement(machine, everything)
+        _check_agreement(machine, everything, old)
     vectors = {machine.replica.vector() for machine in machines}
     hold(len(vectors) == 1, "vectors", vectors)
     for receiver, sender in roads:
@@ -114,15 +119,12 @@ def check_aged(
     for machine in machines:
         _check_what_shows(machine, everything)
         survivors = model.surviving(everything)
-        born = {(c.table, c.key) for c in survivors if c.value == ALIVE}
         vector = machine.replica.vector()
-        needed = {
+        needed = _living(survivors) | {
             change
             for change in survivors
-            if (change.value != DEAD and (change.table, change.key) in born)
             # Of a former self that nobody has heard out nobody knows what all have.
-            or change.stamp.seq > vector[change.stamp.origin]
-            or change in lacked
+            if change.stamp.seq > vector[change.stamp.origin] or change in lacked
         }
         remembered = _remembered(machine)
         hold(
@@ -142,15 +144,25 @@ def _check_what_shows(machine: Machine, everything: set[Change]) -> None:
     hold(held == hidden, "held", f"{machine.node} holds {held}, not {hidden}")
 
 
-def _check_agreement(machine: Machine, everything: set[Change]) -> None:
+def _check_agreement(machine: Machine, everything: set[Change], old: int) -> None:
     _check_what_shows(machine, everything)
     remembered = _remembered(machine)
     survivors = model.surviving(everything)
+    needed = _living(survivors) | {change for change in survivors if change.stamp.hlc >= old}
+    lacking = needed - remembered
+    # A host may have a death of its own that is older than one that the others have forgotten.
+    more = {c for c in remembered - survivors if c.value != DEAD or c.stamp.hlc >= old}
     hold(
-        remembered == survivors,
+        not lacking and not more,
         "remembered",
-        f"{machine.node} lacks {survivors - remembered}, has also {remembered - survivors}",
+        f"{machine.node} lacks {lacking}, has also {more}",
     )
+
+
+def _living(survivors: set[Change]) -> set[Change]:
+    """Return the changes that hang on a birth."""
+    born = {(c.table, c.key) for c in survivors if c.value == ALIVE}
+    return {c for c in survivors if c.value != DEAD and (c.table, c.key) in born}
 
 
 def _remembered(machine: Machine) -> set[Change]:

@@ -6,6 +6,7 @@ committed; no replica is asked. From it alone the model says what a host must sh
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -68,6 +69,14 @@ class Knowledge:
             elif change not in self.merged:
                 self.waiting.add(change)
 
+    def catch_up(self, changes: Iterable[Change], claim: Vector, until_ms: int) -> None:
+        """Take over what a snapshot's sender had merged, also of what it had forgotten.
+
+        claim: what it claims to be complete for.
+        """
+        claimed = (c for c in changes if c.stamp.seq <= claim[c.stamp.origin])
+        self.take_in(claimed, until_ms, claim)
+
     def release(self, until_ms: int) -> None:
         """Merge what was held and can show by now."""
         self._move({change for change in self.waiting if self._is_due(change, until_ms)})
@@ -90,23 +99,32 @@ class Knowledge:
         kept |= again
         return again
 
-    def lift(self, before: model.Stamp, after: model.Stamp, columns: Iterable[str]) -> set[Change]:
+    def lift(
+        self,
+        before: model.Stamp,
+        after: model.Stamp,
+        owned: Iterable[str],
+        unwritten: Iterable[str],
+    ) -> set[Change]:
         """Give a change another stamp; return what became of it.
 
-        columns: what it writes then. One that it did not write before gets its DEFAULT.
+        owned: the registers that it still has. unwritten: those that it gives their DEFAULT.
         """
         change = {one.register: one for one in self.merged if one.stamp == before}
         table, key = next((one.table, one.key) for one in change.values())
         presets = self.tables[table].presets
-        values = {
-            name: change[name].value if name in change else presets.get(name, model.NULL)
-            for name in columns
-        }
-        if EXISTENCE in change:
-            values[EXISTENCE] = model.ALIVE
+        values = {name: change[name].value for name in owned}
+        values |= {name: presets.get(name, model.NULL) for name in unwritten}
         lifted = {Change(after, table, key, name, value) for name, value in values.items()}
         self.merged |= lifted
         return lifted
+
+    def lift_waiting(self, before: model.Stamp, after: model.Stamp) -> set[Change]:
+        """Give a change that waits another stamp; return what became of it."""
+        lifted = {change for change in self.waiting if change.stamp == before}
+        again = {dataclasses.replace(change, stamp=after) for change in lifted}
+        self.waiting = self.waiting - lifted | again
+        return again
 
     def forget_withdrawn(self) -> None:
         """Take out what does not count any more."""

@@ -26,13 +26,26 @@ from simulation.invariants import hold
 from simulation.ledger import Ledger
 from simulation.machine import Machine, Watched, open_watched
 from simulation.writing import returned
-from syncd import audit, changelog, compaction, future, merge, restamp, withdrawal
+from syncd import (
+    audit,
+    bundle,
+    changelog,
+    compaction,
+    future,
+    merge,
+    restamp,
+    snapshot,
+    withdrawal,
+)
 from syncd.bundle import Frame, Header, Withdrawal
+from syncd.config import Sync
 from syncd.database import Connection, Database
 from syncd.identity import Identity, sidecar_of
-from syncd.schema import DEAD_BIT, Table
+from syncd.replica import Replica
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
 from syncd.vector import Vector
 
+DRIFT_MS = Sync.model_fields["max_clock_drift"].default
 _IDENTITY = (
     "SELECT o.id, o.seq FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
 )
@@ -50,6 +63,7 @@ class Observer:
         self._arriving: Frame | None = None
         self._is_bringing = False
         self._is_adopting = False
+        self._told: dict[tuple[bytes, Vector], frozenset[Change]] = {}
 
     def __enter__(self) -> Observer:
         for place, name, watched in (
@@ -61,9 +75,12 @@ class Observer:
             (withdrawal, "add", self._withdraw(withdrawal.add)),
             (restamp, "_restamp", self._restamp(restamp._restamp)),
             (compaction, "lift", self._lift(compaction.lift)),
+            (compaction, "lift_held", self._lift_held(compaction.lift_held)),
             (merge, "merge_rows", self._merge_rows(merge.merge_rows)),
             (audit, "rewrite", self._rewrite(audit.rewrite)),
             (Identity, "renew", self._renew(Identity.renew)),
+            (Replica, "changes_since", self._changes_since(Replica.changes_since)),
+            (snapshot, "finish", self._finish(snapshot.finish)),
         ):
             self._patches.enter_context(mock.patch.object(place, name, watched))
         return self
@@ -166,8 +183,9 @@ class Observer:
             ((origin, _),) = connection.rows(_IDENTITY)
             last = connection.value("SELECT max(seq) FROM syncd_journal")
             chosen = connection.rows(
-                f"SELECT e.hlc, i.id, e.seq FROM {table.changes} AS e JOIN syncd_origin AS i"
-                f" ON i.ordinal = e.origin WHERE e.hlc <= {hlc} AND NOT e.mask & {DEAD_BIT}"
+                f"SELECT e.hlc, i.id, e.seq, e.mask FROM {table.changes} AS e"
+                " JOIN syncd_origin AS i ON i.ordinal = e.origin"
+                f" WHERE e.hlc <= {hlc} AND NOT e.mask & {DEAD_BIT}"
                 f" AND ({where}) ORDER BY e.position"
             )
             count = lift(connection, table, where, hlc)
@@ -178,11 +196,27 @@ class Observer:
                     (last,),
                 )
             )
-            for seq, before in enumerate(chosen, last + 1):
-                registers = [column.name for column in table.columns if column.bit & masks[seq]]
+            for seq, (*before, mask) in enumerate(chosen, last + 1):
                 stamps = Stamp(*before), Stamp(hlc + 1, origin, seq)
-                _later(connection, functools.partial(self._lifted, *stamps, registers))
+                owned, unwritten = (_registers(table, m) for m in (mask, masks[seq] & ~mask))
+                _later(connection, functools.partial(self._lifted, *stamps, owned, unwritten))
             return count
+
+        return watched
+
+    def _lift_held(self, lift_held: Callable[..., None]) -> Callable[..., None]:
+        def watched(connection: Connection, where: str, hlc: int) -> None:
+            ((origin, _),) = connection.rows(_IDENTITY)
+            last = connection.value("SELECT max(seq) FROM syncd_journal")
+            chosen = connection.rows(
+                "SELECT DISTINCT e.hlc, i.id, e.seq FROM syncd_held AS e JOIN syncd_origin AS i"
+                f" ON i.ordinal = e.origin WHERE e.hlc <= {hlc} AND e.existence <> {bundle.DEAD}"
+                f" AND ({where}) ORDER BY e.origin, e.seq"
+            )
+            lift_held(connection, where, hlc)
+            for seq, before in enumerate(chosen, last + 1):
+                stamps = Stamp(*before), Stamp(hlc + 1, origin, seq)
+                _later(connection, functools.partial(self._lifted_waiting, *stamps))
 
         return watched
 
@@ -214,6 +248,26 @@ class Observer:
 
         return watched
 
+    def _changes_since(self, changes_since: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(replica: Replica, *args: Any, **options: Any) -> tuple[Header, Frame]:
+            header, frame = changes_since(replica, *args, **options)
+            if frame.snapshot is not None and frame.claim is not None:
+                machine = self._by_path[replica.config.database]
+                self._told[header.origin, Vector(frame.claim)] = frozenset(machine.knowledge.merged)
+            return header, frame
+
+        return watched
+
+    def _finish(self, finish: Callable[..., int]) -> Callable[..., int]:
+        def watched(connection: Connection, sender: int, frame: Frame, *, now_ms: int) -> int:
+            origin = connection.value("SELECT id FROM syncd_origin WHERE ordinal = ?", (sender,))
+            claim = Vector(frame.claim or {})
+            told, until_ms = self._told[origin, claim], now_ms + DRIFT_MS
+            _later(connection, lambda machine: machine.knowledge.catch_up(told, claim, until_ms))
+            return finish(connection, sender, frame, now_ms=now_ms)
+
+        return watched
+
     def _token(self, size: int) -> bytes:
         self._tokens += 1
         return hashlib.sha256(b"token %d" % self._tokens).digest()[:size]
@@ -232,10 +286,20 @@ class Observer:
         self._ledger.enter(again, known)
 
     def _lifted(
-        self, before: Stamp, after: Stamp, registers: Sequence[str], machine: Machine
+        self,
+        before: Stamp,
+        after: Stamp,
+        owned: Sequence[str],
+        unwritten: Sequence[str],
+        machine: Machine,
     ) -> None:
         known = frozenset(machine.knowledge.merged)
-        self._ledger.lift(before, machine.knowledge.lift(before, after, registers), known)
+        lifted = machine.knowledge.lift(before, after, owned, unwritten)
+        self._ledger.lift(before, lifted, known)
+
+    def _lifted_waiting(self, before: Stamp, after: Stamp, machine: Machine) -> None:
+        known = frozenset(machine.knowledge.merged)
+        self._ledger.lift(before, machine.knowledge.lift_waiting(before, after), known)
 
     def _rewritten(
         self, table: str, row: Key, stamp: Stamp, registers: Sequence[str], machine: Machine
@@ -261,6 +325,12 @@ class Observer:
                 self._ledger.rename(change, renamed)
                 merged.remove(change)
                 merged.add(renamed)
+
+
+def _registers(table: Table, mask: int) -> list[str]:
+    """Return the registers of a mask without deaths."""
+    columns = [column.name for column in table.columns if column.bit & mask]
+    return columns + [EXISTENCE] * bool(mask & ALIVE_BIT)
 
 
 def _later(connection: Connection, remember: Callable[[Machine], object]) -> None:

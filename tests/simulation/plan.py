@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from simulation.steps import (
     Absence,
     Backup,
     Carry,
+    Compact,
     Crash,
     Damage,
     Deliver,
@@ -46,9 +47,11 @@ from simulation.steps import (
     Wipe,
     Write,
 )
+from syncd.config import Sync
 
 STEPS_MAX = 60
 HOUR_MS = 3_600_000
+RETENTION_MS = Sync.model_fields["retention"].default
 # Within the drift, and far outside it: a day and a year ahead, an hour back, 1970.
 SMALL_SKEWS_MS = (0, 0, 0, 1, -1, 1_000, -60_000, 100_000)
 GREAT_SKEWS_MS = (24 * HOUR_MS, 365 * 24 * HOUR_MS, -HOUR_MS, -1_700_000_000_000, 301_000)
@@ -122,8 +125,25 @@ class _Drawing:
             (*existing, *(draw() for draw in chosen)),
         )
         if dice.random() < 0.3:
-            plan = dataclasses.replace(plan, steps=(*plan.steps, self._absence()))
+            return dataclasses.replace(plan, steps=(*plan.steps, self._absence()))
+        # Clocks that are off by more than the retention, for as long as that, are a known limit.
+        set_to = [step.skew_ms for step in plan.steps if isinstance(step, SetClock)]
+        most_ms = max(map(abs, (*plan.skews_ms, *set_to)))
+        if most_ms < RETENTION_MS and dice.random() < 0.5:
+            return dataclasses.replace(plan, steps=tuple(self._aging(plan.steps)))
         return plan
+
+    def _aging(self, drawn: Sequence[Step]) -> Iterator[Step]:
+        """Let the retention pass, and hosts forget, in the midst of all else."""
+        for step in drawn:
+            if self.dice.random() < 0.15:
+                for table in self.tables:
+                    yield Write(self._host(), (self._insert("INSERT", table),))
+                    yield Write(self._host(), (self._delete(table),))
+                yield Pass(RETENTION_MS + HOUR_MS)
+                for _ in range(self.dice.randint(1, 4)):
+                    yield Compact(self._host())
+            yield step
 
     def _kinds(self, aging: bool) -> dict[Callable[[], Step], float]:
         """Return how likely each kind of step is in this plan."""

@@ -226,6 +226,13 @@ class Forget:
 
 
 @dataclass(frozen=True)
+class Compact:
+    """The daemon forgets what the retention lets it forget."""
+
+    host: int
+
+
+@dataclass(frozen=True)
 class Crash:
     """A host's syncd dies, as by kill -9, in something it does from now on.
 
@@ -275,6 +282,7 @@ Step = (
     | Wipe
     | Rename
     | Forget
+    | Compact
     | Crash
     | Absence
 )

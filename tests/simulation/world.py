@@ -23,7 +23,7 @@ from simulation.ledger import Ledger, Loss
 from simulation.machine import Copy, Killed, Machine
 from simulation.network import Client, Gone, Network
 from simulation.observer import Observer
-from simulation.plan import HOUR_MS, Plan
+from simulation.plan import HOUR_MS, RETENTION_MS, Plan
 from simulation.steps import Step
 from simulation.writing import attempt, written
 from syncd import audit, bundle, changelog, endpoint, exchange, verify
@@ -45,8 +45,8 @@ class World:
         self.story: list[str] = []
         self._now_ms = START_MS
         self._came = 0
-        self._unchecked: Machine | None = None
         self._skews_ms = list(plan.skews_ms)
+        self._ahead_ms = 0
         self._losses: set[Loss] = set()
         self._copies: list[Copy] = []
         self._to_come: Iterator[Step] = iter(())
@@ -90,12 +90,17 @@ class World:
         self._note_losses()
         for machine in self.machines:
             self.story.append(f"{machine.replica.vector()} {sorted(machine.losses())}")
-        invariants.check_at_rest(self.machines, self.plan.roads)
+        young_ms = RETENTION_MS - self._ahead_ms
+        old = hlc_of_ms(self._now_ms - young_ms) if self._has(steps.Compact) else 0
+        invariants.check_at_rest(self.machines, self.plan.roads, old)
         everything = set().union(*(m.knowledge.merged for m in self.machines))
         invariants.check_losses(everything, self._ledger, self._losses)
         for absence in self.plan.steps:
             if isinstance(absence, steps.Absence):
                 self._absence(absence)
+        if self._has(steps.Compact):
+            self._grow_old(self.machines)
+            self._forget_all(self.machines)
 
     # Steps
 
@@ -365,6 +370,13 @@ class World:
             machine.replica.forget(other.node)
         self._check(machine)
 
+    def _compact(self, step: steps.Compact) -> str:
+        machine = self._machine(step.host)
+        self._losses |= machine.losses()
+        forgotten = machine.replica.compact()
+        self._check(machine)
+        return str(forgotten.deaths)
+
     def _crash(self, step: steps.Crash) -> None:
         self._machine(step.host).process.condemn(step)
 
@@ -397,33 +409,34 @@ class World:
         others = [machine for machine in self.machines if machine is not away]
         for write in step.writes:
             self._write(write)
-        self._meet(list(itertools.permutations(others, 2)))
-        self._now_ms += away.replica.config.sync.retention + HOUR_MS
-        self._set_clocks()
-        self._meet(list(itertools.permutations(others, 2)))
-        self._note_losses()
-        everything: set[Change] = set().union(*(m.knowledge.merged for m in others))
+        self._grow_old(others)
         if step.is_heard:
             self._ask_in_vain(away, others)
-            for machine in others:
-                machine.replica.compact()
-            invariants.check_aged(others, everything, everything - away.knowledge.merged)
+            self._forget_all(others, away)
             for machine in others:
                 self._forget(steps.Forget(machine.number, away.number))
-        for machine in others:
-            machine.replica.compact()
-        invariants.check_aged(others, everything)
-        # What it is to delete nobody can tell it; only once the snapshot has ended it shows.
-        self._unchecked = away
+        self._forget_all(others)
         self._meet(list(itertools.permutations([*others, away], 2)))
-        self._note_losses()
-        for machine in self.machines:
-            machine.replica.compact()
         # What nobody could say that all have is younger now.
-        everything = set().union(*(m.knowledge.merged for m in self.machines))
-        invariants.check_aged(self.machines, everything)
-        invariants.check_losses(everything, self._ledger, self._losses)
+        self._forget_all(self.machines)
         self.story.append(f"{step} -> done")
+
+    def _grow_old(self, machines: Sequence[Machine]) -> None:
+        """Let the retention pass, before and after which hosts hear all of each other."""
+        self._meet(list(itertools.permutations(machines, 2)))
+        self._now_ms += RETENTION_MS + HOUR_MS
+        self._set_clocks()
+        self._meet(list(itertools.permutations(machines, 2)))
+
+    def _forget_all(self, machines: Sequence[Machine], absent: Machine | None = None) -> None:
+        """Let hosts forget all that they may. absent: one that they still count on."""
+        self._note_losses()
+        for machine in machines:
+            machine.replica.compact()
+        everything: set[Change] = set().union(*(m.knowledge.merged for m in machines))
+        lacked = everything - absent.knowledge.merged if absent else set()
+        invariants.check_aged(machines, everything, lacked)
+        invariants.check_losses(everything, self._ledger, self._losses)
 
     def _ask_in_vain(self, away: Machine, others: Sequence[Machine]) -> None:
         """Let a host say what it has, and hear nothing."""
@@ -454,10 +467,11 @@ class World:
         self._observer.remember(machine, changes)
 
     def _check(self, machine: Machine) -> None:
-        if machine is self._unchecked:
-            return
         self.story.append(repr((machine.number, sorted(machine.shown().items(), key=str))))
         invariants.check(machine)
+
+    def _has(self, kind: type[Step]) -> bool:
+        return any(isinstance(step, kind) for step in self.plan.steps)
 
     def _machine(self, number: int) -> Machine:
         return self.machines[number % len(self.machines)]
@@ -467,6 +481,7 @@ class World:
         return self.machines[receiver], self.machines[sender]
 
     def _set_clocks(self) -> None:
+        self._ahead_ms = max(self._ahead_ms, *self._skews_ms)
         for machine, skew_ms in zip(self.machines, self._skews_ms, strict=True):
             machine.clock.ms = max(0, self._now_ms + skew_ms)
 
