@@ -67,7 +67,7 @@ class Candidates:
         among_all: not only among the rows with new entries.
         """
         table = self._table
-        keys = _named_key(table, "c")
+        keys = table.named_key("c")
         rows = f"{table.sql} AS c"
         if not among_all:
             written = f"SELECT DISTINCT {self._cells} FROM {table.changes} AS e WHERE {NEW}"
@@ -77,10 +77,23 @@ class Candidates:
                 self._connection,
                 table,
                 f"SELECT {keys} FROM {rows}"
-                f" WHERE NOT {_has_parent(reference, 'c', quoted(reference.parent))}",
+                f" WHERE NOT {_has_parent(reference, 'c', quoted(reference.parent))}"
+                f" AND {self._can_tell_parent(reference)}",
             )
             for reference in self._demands.foreign_keys
         )
+
+    def _can_tell_parent(self, reference: ForeignKey) -> str:
+        """Return the condition that it can be remembered which parent row `c` of the user's has.
+
+        A number that no row has had yet says nothing, and would be lost.
+        """
+        numbered = [
+            f"{column.travelling('c')} IS NOT NULL"
+            for column in self._table.columns
+            if column.parent is not None and column.name in reference.columns
+        ]
+        return " AND ".join(numbered) or "true"
 
     def is_any_hidden(self) -> bool:
         """Say whether any row that is alive does not show."""
@@ -281,7 +294,7 @@ class Candidates:
         """Return the query of showing rows `v` that hold a value a candidate `w` wants."""
         table = self._table
         showing = (
-            f"SELECT {_named_key(table, 't')}, {_terms(unique)}"
+            f"SELECT {table.named_key('t')}, {_terms(unique)}"
             f" FROM {table.sql} AS t{_where(unique)}"
         )
         wanting = (
@@ -366,12 +379,6 @@ def _has_parent(reference: ForeignKey, child: str, parent: str) -> str:
     )
     found = f"EXISTS (SELECT 1 FROM {parent} AS p WHERE {same})"
     return f"({' OR '.join([*nothing, found])})"
-
-
-def _named_key(table: Table, alias: str) -> str:
-    """List the sync key of a row of the user's table under the names of the key cells."""
-    pairs = zip(table.user_key(alias), table.key_cells, strict=True)
-    return ", ".join(f"{value} AS {cell}" for value, cell in pairs)
 
 
 def _terms(unique: Unique) -> str:

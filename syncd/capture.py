@@ -10,7 +10,7 @@ ever see them missing, and a crash undoes it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from syncd import usertriggers
 from syncd.database import Connection, quoted
@@ -24,10 +24,11 @@ SUSPECT = 0
 _WALL = "julianday('now')"
 
 
-def triggers(
-    table: Table, definition: Definition, children: Sequence[tuple[Table, Column]] = ()
-) -> dict[str, str]:
-    """Return the triggers of a table: name to SQL. children: what refers to it by row number."""
+def triggers(table: Table, definition: Definition) -> dict[str, str]:
+    """Return the triggers of a table: name to SQL.
+
+    None names another table of the user's, or SQLite would refuse to rebuild or to drop that one.
+    """
     uniques, rowid = definition.uniques, definition.rowid
     insert_mask = ALIVE_BIT | table.columns_mask
     same_key = " AND ".join(f"OLD.{name} IS NEW.{name}" for name in table.identity)
@@ -38,8 +39,7 @@ def triggers(
         "rekey": (
             "AFTER UPDATE",
             f"NOT ({same_key})",
-            f"{_append(table, 'OLD', DEAD_BIT)} {_append(table, 'NEW', insert_mask)}"
-            + "".join(_means_another(table, child, column) for child, column in children),
+            f"{_append(table, 'OLD', DEAD_BIT)} {_append(table, 'NEW', insert_mask)}",
         ),
     }
     if table.columns:
@@ -75,14 +75,14 @@ def triggers(
 
 def faulty(connection: Connection, table: Table, definition: Definition) -> list[str]:
     """Return the names of triggers that are missing, differ, or should not be there any more."""
-    wanted = triggers(table, definition, referring(connection, table))
+    wanted = triggers(table, definition)
     present = _present(connection, table)
     return sorted(name for name in {**wanted, **present} if wanted.get(name) != present.get(name))
 
 
 def install(connection: Connection, table: Table, definition: Definition) -> bool:
     """Bring a table's triggers up to date; say whether anything had to change."""
-    wanted = triggers(table, definition, referring(connection, table))
+    wanted = triggers(table, definition)
     present = _present(connection, table)
     if present == wanted:
         return False
@@ -150,16 +150,6 @@ def _append(table: Table, row: str, mask: int | str) -> str:
     return (
         f"INSERT INTO syncd_journal (wall, tbl, mask, {cells})"
         f" VALUES ({_WALL}, {table.id}, {mask}, {values});"
-    )
-
-
-def _means_another(table: Table, child: Table, column: Column) -> str:
-    """Journal the rows that refer to a row by number, and so to another key from now on."""
-    keys = ", ".join(f"c.{name}" for name in child.identity)
-    return (
-        f" INSERT INTO syncd_journal (wall, tbl, mask, {_cells(child)})"
-        f" SELECT {_WALL}, {child.id}, {column.bit}, {keys} FROM {child.sql} AS c"
-        f" WHERE c.{quoted(column.name)} = {_new(str(table.rowid))};"
     )
 
 

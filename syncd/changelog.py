@@ -13,10 +13,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from syncd import bundle, capture, held, numbers, staging
+from syncd import bundle, capture, held, numbers, shadow, staging
 from syncd.clock import COUNTER_BITS
 from syncd.database import Connection, quoted
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, adrift, remembered
+from syncd.introspection import constraints
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, adrift, remembered
 from syncd.vector import Vector
 
 FOLD_ENTRIES = 20_000
@@ -91,7 +92,7 @@ def fold(
         (upto,),
     )
     connection.run("DELETE FROM syncd_journal WHERE seq <= ? AND seq < ?", (upto, last))
-    return int(last - upto)
+    return unfolded(connection)
 
 
 def advance_clock(connection: Connection, hlc: int) -> None:
@@ -135,7 +136,7 @@ def _fold_table(
             numbers.take_births(connection, table, entries)
         elif table.numbered and is_readable:
             written = f"SELECT {cells} FROM temp.syncd_staged"
-            _take_children_along(connection, table, written)
+            _follow_numbers(connection, table, written)
             numbers.note(connection, table, written)
         if is_readable:
             _settle_suspects(connection, table)
@@ -149,24 +150,65 @@ def _fold_table(
             )
 
 
-def _take_children_along(connection: Connection, table: Table, keys: str) -> None:
-    """Let children refer to the number that a row has now, if nobody has the former one.
+def _follow_numbers(connection: Connection, table: Table, keys: str) -> None:
+    """Let other hosts and this one agree whose children those are that refer to a row by number.
 
-    Where foreign keys are not enforced, a REPLACE or a new number leaves them behind. On other
-    hosts, which know the row by its key, they are its children as before.
+    keys: a query of the rows written. Nothing here is done by a trigger, because one that names
+    another table of the user's keeps him from rebuilding and dropping that.
     """
     if not (referring := capture.referring(connection, table)):
         return
-    with temporary(connection, "syncd_renumbered", numbers.changed(table, keys)) as count:
-        if not count:
-            return
-        with capture.suspended(connection, [child for child, _ in referring]):
+    with temporary(connection, "syncd_taken", numbers.taken(table, keys)) as count:
+        if count:
             for child, column in referring:
-                name = quoted(column.name)
-                connection.run(
-                    f"UPDATE {child.sql} AS c SET {name} = r.row FROM temp.syncd_renumbered AS r"
-                    f" WHERE c.{name} = r.former"
-                )
+                _journal_children(connection, child, column)
+    with temporary(connection, "syncd_renumbered", numbers.changed(table, keys)) as count:
+        if count:
+            for child, column in referring:
+                _take_children_along(connection, child, column)
+
+
+def _journal_children(connection: Connection, child: Table, column: Column) -> None:
+    """Journal those whose number means another row by now, unless they are about to be folded."""
+    local = [f"k{i}" for i in range(len(child.identity))]
+    cells = ", ".join(local)
+    filled = " AND ".join(f"{cell} IS NOT NULL" for cell in local)
+    capture.journal(
+        connection,
+        child,
+        column.bit,
+        f"SELECT {', '.join(child.identity)} FROM {child.sql}"
+        f" WHERE {quoted(column.name)} IN (SELECT row FROM temp.syncd_taken)"
+        f" AND ({', '.join(child.identity)}) NOT IN (SELECT {cells} FROM temp.syncd_slice"
+        f" WHERE tbl = {child.id} AND mask & {column.bit} AND {filled})",
+        connection.value(
+            "SELECT CAST((max(wall) - 2440587.5) * 86400000 AS INTEGER) FROM temp.syncd_slice"
+        ),
+    )
+
+
+def _take_children_along(connection: Connection, child: Table, column: Column) -> None:
+    """Let children refer to the number that a row has now, if nobody has the former one.
+
+    Where foreign keys are not enforced, a REPLACE or a new number leaves them behind. On other
+    hosts, which know the row by its key, they are its children as before. Where the table refuses
+    that, they are set aside until it is settled who shows.
+    """
+    name = quoted(column.name)
+    demands = constraints(connection, child.name, [one.name for one in child.key])
+    with capture.suspended(connection, [child]):
+        if not connection.attempt(
+            lambda: connection.run(
+                f"UPDATE {demands.strictly} {child.sql} AS c SET {name} = r.row"
+                f" FROM temp.syncd_renumbered AS r WHERE c.{name} = r.former"
+            )
+        ):
+            shadow.hide(
+                connection,
+                child,
+                f"SELECT {child.named_key('c')} FROM {child.sql} AS c"
+                f" WHERE c.{name} IN (SELECT former FROM temp.syncd_renumbered)",
+            )
 
 
 def _settle_suspects(connection: Connection, table: Table) -> None:

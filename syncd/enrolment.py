@@ -98,9 +98,6 @@ def enrol(
         disclaim.all_of(connection, known[name], renew)
     enrolling = _Enrolling(connection, definitions, now_ms, renew)
     results = [enrolling.one(one, known.get(one.name)) for one in definitions]
-    for name, table in load_tables(connection).items():
-        # Only now it is known what refers to it.
-        capture.install(connection, table, enrolling.definitions[name])
     # Only now, because backfilling wants a journal in which nothing waits.
     results = [_with_missed(connection, result, now_ms) for result in results]
     results = [
@@ -187,8 +184,8 @@ class _Enrolling:
         self._connection = connection
         self._now_ms = now_ms
         self._renew = renew
-        self.definitions = {definition.name: definition for definition in definitions}
-        self._parents = {n: _parents(one, self.definitions) for n, one in self.definitions.items()}
+        by_name = {definition.name: definition for definition in definitions}
+        self._parents = {name: _parents(one, by_name) for name, one in by_name.items()}
         self._referred_to = {p for of_table in self._parents.values() for p in of_table.values()}
 
     def one(self, definition: Definition, known: Table | None) -> Enrolled:
@@ -238,6 +235,7 @@ class _Enrolling:
             numbered=numbers.is_needed(definition, self._referred_to),
         )
         create_table(connection, table)
+        capture.install(connection, table, definition)
         if table.numbered:
             numbers.start(connection, table)
         rows = backfill.rows(connection, table, definition.stamp_from, self._now_ms)

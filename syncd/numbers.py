@@ -110,6 +110,19 @@ def note(connection: Connection, table: Table, keys: str) -> None:
     )
 
 
+def taken(table: Table, keys: str) -> str:
+    """Return the query of numbers, `row`, that have come to mean another row, or a row at all.
+
+    keys: a query of sync keys. To be asked before `note`.
+    """
+    own = _number(table)
+    return (
+        f"SELECT t.{own} AS row FROM ({keys}) AS k JOIN {table.sql} AS t"
+        f" ON {table.on_user('t', 'k')} WHERE NOT EXISTS (SELECT 1 FROM {table.numbers} AS n"
+        f" WHERE n.row = t.{own} AND {table.on('n', 'k')})"
+    )
+
+
 def changed(table: Table, keys: str) -> str:
     """Return the query of rows that have another number than they had: `former`, and `row` now.
 

@@ -301,6 +301,11 @@ class Table:
             return tuple(f"(SELECT n.{cell} {numbered})" for cell in self.key_cells)
         return tuple(f"{alias}.{name}" for name in self.identity)
 
+    def named_key(self, alias: str) -> str:
+        """List a row's sync key, read from the user's table, under the names of the key cells."""
+        pairs = zip(self.user_key(alias), self.key_cells, strict=True)
+        return ", ".join(f"{value} AS {cell}" for value, cell in pairs)
+
     def on(self, left: str, right: str) -> str:
         """Join two of syncd's tables by key."""
         return " AND ".join(f"{left}.{cell} = {right}.{cell}" for cell in self.key_cells)

@@ -358,6 +358,104 @@ class TestReferences:
             assert cars(host) == [("A", "ana"), ("B", "ana")]
             assert host.rows("PRAGMA foreign_key_check") == []
 
+    @pytest.mark.parametrize(
+        ("statements", "of_b"),
+        [
+            (["INSERT OR REPLACE INTO owners (id, name) VALUES (2, 'bobby')"], "bobby"),
+            (
+                ["DELETE FROM owners WHERE id = 2", "INSERT INTO owners VALUES (2, 'carl', 0)"],
+                "carl",
+            ),
+            (
+                [
+                    "UPDATE owners SET id = -1 WHERE id = 1",
+                    "UPDATE owners SET id = 1 WHERE id = 2",
+                    "UPDATE owners SET id = 2 WHERE id = -1",
+                ],
+                "ana",
+            ),
+            (["INSERT OR REPLACE INTO owners (id, name) VALUES (2, 'ana')"], "ana"),
+        ],
+    )
+    def test_children_belong_to_who_takes_the_number(
+        self, make_hosts: MakeHosts, statements: list[str], of_b: str
+    ) -> None:
+        """As they do for the writer, without foreign keys being enforced; a host that hears of them
+        for the first time is told the same as one that had them."""
+        ddl = FAMILY.replace("boss INTEGER REFERENCES owners (id)", "boss")
+        a, b, c = make_hosts("a", "b", "c", ddl=ddl, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('ana'), ('bob')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('B', 2)")
+        settle(a, b)
+        a.writer.execute("BEGIN")
+        for statement in statements:
+            a.write(statement)
+        a.writer.execute("COMMIT")
+        assert cars(a) == [("B", of_b)]
+        settle(a, b, c)
+        assert cars(a) == cars(b) == cars(c) == [("B", of_b)]
+        assert comparison.findings(a.replica) == []
+
+    @pytest.mark.parametrize(
+        "demand", ["UNIQUE", "UNIQUE ON CONFLICT REPLACE", "CHECK (owner < 3 OR plate = 'new')"]
+    )
+    def test_children_that_cannot_follow_to_a_number_are_held(
+        self, make_hosts: MakeHosts, demand: str
+    ) -> None:
+        """The newer child has the number by then, or the table refuses it; the fold goes on."""
+        ddl = FAMILY.replace("owner INTEGER", f"owner INTEGER {demand}")
+        a, b = make_hosts("a", "b", ddl=ddl, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('ana'), ('bob')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1), ('old', 2)")
+        settle(a, b)
+        a.clock.ms += 10
+        a.write("REPLACE INTO owners (name) VALUES ('bob')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('new', 3)")
+        a.replica.fold()
+        assert cars(a) == [("A", "ana"), ("new", "bob")]
+        assert a.held() == 1
+        if demand.startswith("UNIQUE"):
+            settle(a, b)
+            assert cars(a) == cars(b)
+
+    def test_tables_of_children_can_be_rebuilt_and_dropped(self, make_hosts: MakeHosts) -> None:
+        """As if nothing were enrolled: no trigger of another table names them."""
+        (a,) = make_hosts("a", ddl=FAMILY, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('ana')")
+        a.write("INSERT INTO cars VALUES ('A', 1, 'red')")
+        a.writer.executescript(
+            """
+            BEGIN;
+            CREATE TABLE cars_new
+                (plate TEXT PRIMARY KEY, owner INTEGER REFERENCES owners (id), colour, year);
+            INSERT INTO cars_new SELECT *, NULL FROM cars;
+            DROP TABLE cars;
+            ALTER TABLE cars_new RENAME TO cars;
+            COMMIT;
+            """
+        )
+        a.enrol()
+        assert cars(a) == [("A", "ana")]
+        a.writer.execute("DROP TABLE cars")
+        a.write("UPDATE owners SET name = 'anna'")
+        a.replica.fold()
+        assert a.rows("SELECT name FROM owners") == [("anna",)]
+
+    @pytest.mark.parametrize("demand", ["", "NOT NULL"])
+    def test_a_child_may_be_written_before_its_parent(
+        self, make_hosts: MakeHosts, demand: str
+    ) -> None:
+        """As an import does, table by table, where foreign keys are not enforced."""
+        ddl = FAMILY.replace("owner INTEGER", f"owner INTEGER {demand}")
+        a, b = make_hosts("a", "b", ddl=ddl, tables=FAMILY_KEYS)
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 7)")
+        settle(a, b)
+        assert a.rows("SELECT owner FROM cars") == [(7,)]
+        a.write("INSERT INTO owners (id, name) VALUES (7, 'ana')")
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "ana")]
+        assert a.rows("SELECT owner FROM cars") == [(7,)]
+
     def test_a_child_waits_for_its_parent_and_finds_it(self, make_hosts: MakeHosts) -> None:
         """Its section comes first, in a frame of its own."""
         a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
