@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from syncd import bundle, changelog, held
+from syncd import bundle, changelog, conflicts, held
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection, literal
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, load_tables
@@ -102,7 +102,7 @@ def forget(connection: Connection, part: Slice, now_ms: int, retention_ms: int) 
             f"DELETE FROM {table.changes} WHERE ({cells}, position) IN"
             f" (SELECT {cells}, position FROM temp.syncd_forgotten)"
         )
-        _take_held(connection, table)
+        _take_held(connection, table, now_ms)
         # The values that hung on no birth. What a constraint holds back is alive.
         connection.run(
             f"DELETE FROM {table.shadow} AS h WHERE alive = 0 AND ({cells}) IN"
@@ -207,17 +207,18 @@ def lift_held(connection: Connection, where: str, hlc: int) -> None:
         changelog.advance_clock(connection, hlc + 1)
 
 
-def _take_held(connection: Connection, table: Table) -> None:
+def _take_held(connection: Connection, table: Table, now_ms: int) -> None:
     """Take what is held and older than a death of its row that is being forgotten."""
     names = literal(json.dumps([column.name for column in table.key]))
     of_table = f"s.tbl = {literal(table.name)} AND s.key_names = {names}"
     # Its table has cells for as many columns as a key has had of which something was held.
     if connection.value(f"SELECT EXISTS (SELECT 1 FROM syncd_held AS s WHERE {of_table})"):
-        connection.run(
-            "DELETE FROM syncd_held WHERE rowid IN (SELECT s.rowid FROM syncd_held AS s"
-            f" JOIN temp.syncd_forgotten AS e ON {table.on('e', 's')} AND {of_table}"
-            f" WHERE e.mask & {DEAD_BIT} AND ({changelog.STANDS}))"
+        lost = (
+            f"FROM syncd_held AS s JOIN temp.syncd_forgotten AS e ON {table.on('e', 's')}"
+            f" AND {of_table} WHERE e.mask & {DEAD_BIT} AND ({changelog.STANDS})"
         )
+        conflicts.log_held(connection, table, lost, now_ms=now_ms)
+        connection.run(f"DELETE FROM syncd_held WHERE rowid IN (SELECT s.rowid {lost})")
 
 
 def _unwritten(table: Table) -> str:

@@ -189,6 +189,24 @@ def log_left(connection: Connection, table: Table, where: str, deaths: Forgotten
     return count
 
 
+def log_held(connection: Connection, table: Table, lost: str, *, now_ms: int) -> None:
+    """Log held values that are lost to deaths.
+
+    lost: a query of the held changes `s`, with the deaths `e`, from its FROM on.
+    """
+    key = " || ', ' || ".join(f"quote(e.{cell})" for cell in table.key_cells)
+    connection.run(
+        f"""
+        INSERT OR IGNORE INTO syncd_conflict (at_ms, ended_ms, reason, tbl, key, won_key, col,
+            lost_value, lost_hlc, lost_origin, lost_seq, won_hlc, won_origin, won_dead)
+        SELECT :now, :now, :reason, s.tbl, {key}, {key}, s.col,
+            s.value, s.hlc, s.origin, s.seq, e.hlc, e.origin, 1
+        {lost} AND s.col <> '' AND s.origin <> e.origin
+        """,
+        {"now": now_ms, "reason": OVERWRITTEN},
+    )
+
+
 def _log_column(
     connection: Connection,
     table: Table,

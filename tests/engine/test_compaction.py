@@ -491,6 +491,7 @@ class TestSnapshots:
         days_pass(RETENTION_DAYS + 1, a, x)
         assert a.replica.compact().deaths == 1
         assert a.held() == 1
+        assert a.conflicts() == [("devices", "extra", 1, None)]
         pull(x, a)
         assert x.devices().keys() == a.devices().keys() == {"kept"}
 
