@@ -8,7 +8,7 @@ to each other take turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from syncd import numbers
 from syncd.database import Connection, literal, quoted
@@ -36,6 +36,9 @@ class Candidates:
         self._candidates_of = {other.name: f"syncd_candidate_{other.id}" for other in circle}
         self._candidate = self._candidates_of[table.name]
         self._rival = f"syncd_rival_{table.id}"
+        # An index may name its own table.
+        self._named_like_table = f"temp.{self._candidate} AS {table.sql}"
+        self._whole = f"syncd_whole_{table.id}"
         self._unfit = f"syncd_unfit_{table.id}"
         self._shown = f"syncd_shown_{table.id}"
 
@@ -121,8 +124,53 @@ class Candidates:
             numbers.allot(self._connection, table, waiting)
 
     def gather(self) -> None:
-        """Gather the candidates: hidden rows that are alive and whole."""
-        self._connection.run(f"CREATE TEMP TABLE {self._candidate} AS {self._candidates()}")
+        """Gather the candidates: hidden rows that are alive and whole.
+
+        Of each all expressions can be made that its table is declared with.
+        """
+        connection, made_of = self._connection, self._demands.made_of
+        connection.run(f"CREATE TEMP TABLE {self._whole} AS {self._candidates()}")
+        if expressions := [*made_of.values(), *self._indexed_expressions()]:
+            tried = ", ".join(f"max(({one}) IS NULL)" for one in expressions)
+            whole = f"temp.{self._whole} AS {self._table.sql}"
+            bad = self._failing(
+                self._whole, lambda ids: connection.rows(f"SELECT {tried} FROM {whole} WHERE {ids}")
+            )
+            keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
+            of_bad = f"FROM temp.{self._whole} WHERE syncd_id IN ({', '.join(map(str, bad))})"
+            connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys}, 0 {of_bad}")
+            connection.run(f"DELETE {of_bad}")
+        made = "".join(f", ({sql}) AS {quoted(name)}" for name, sql in made_of.items())
+        connection.run(
+            f"CREATE TEMP TABLE {self._candidate} AS SELECT *{made} FROM temp.{self._whole}"
+        )
+        connection.run(f"DROP TABLE temp.{self._whole}")
+
+    def _indexed_expressions(self) -> list[str]:
+        """Return what must be unique and takes more than a column to say."""
+        return [
+            term.sql if one.predicate is None else f"CASE WHEN {one.predicate} THEN {term.sql} END"
+            for one in self._demands.uniques
+            if one.columns is None
+            for term in one.terms
+        ]
+
+    def _failing(self, table: str, work: Callable[[str], object]) -> list[int]:
+        """Do some work for rows of a temporary table; return the `syncd_id` of those it fails for.
+
+        work: does it for the rows of which a condition is true.
+        """
+
+        def failing(first: int, last: int) -> list[int]:
+            if self._connection.attempt(lambda: work(f"syncd_id BETWEEN {first} AND {last}")):
+                return []
+            if first == last:
+                return [first]
+            middle = (first + last) // 2
+            return failing(first, middle) + failing(middle + 1, last)
+
+        last = self._connection.value(f"SELECT coalesce(max(syncd_id), 1) FROM temp.{table}")
+        return failing(1, last)
 
     def unsupported(self) -> list[str]:
         """Return the keys of hidden rows whose parent does not show, as SQL literals."""
@@ -228,11 +276,10 @@ class Candidates:
             f"{row} AS syncd_row",
             f"{self._stamp('h')} AS syncd_stamp",
         ]
-        made = "".join(f", ({sql}) AS {quoted(n)}" for n, sql in self._demands.made_of.items())
         return (
-            f"SELECT *{made} FROM (SELECT {', '.join(listed)}"
+            f"SELECT {', '.join(listed)}"
             f" FROM (SELECT *, {owned(table, 'g')} AS owned FROM {table.shadow} AS g"
-            f" WHERE g.alive = 1) AS h WHERE {' AND '.join([self._is_waiting(), *whole])})"
+            f" WHERE g.alive = 1) AS h WHERE {' AND '.join([self._is_waiting(), *whole])}"
         )
 
     def _literals(self, prefix: str) -> str:
@@ -294,11 +341,11 @@ class Candidates:
         """Return the query of showing rows `v` that hold a value a candidate `w` wants."""
         table = self._table
         showing = (
-            f"SELECT {table.named_key('t')}, {_terms(unique)}"
-            f" FROM {table.sql} AS t{_where(unique)}"
+            f"SELECT {table.named_key(table.sql)}, {_terms(unique)}"
+            f" FROM {table.sql}{_where(unique)}"
         )
         wanting = (
-            f"SELECT syncd_id AS id, {_terms(unique)} FROM temp.{self._candidate}{_where(unique)}"
+            f"SELECT syncd_id AS id, {_terms(unique)} FROM {self._named_like_table}{_where(unique)}"
         )
         return (
             f"SELECT w.id, {self._stamp('v')} AS syncd_stamp, {table.cells('v')}{also}"
@@ -309,7 +356,7 @@ class Candidates:
         """Of candidates that want one value, keep the newest for this turn."""
         wanting = (
             f"SELECT syncd_id AS id, syncd_stamp, {_terms(unique)}"
-            f" FROM temp.{self._candidate}{_where(unique)}"
+            f" FROM {self._named_like_table}{_where(unique)}"
         )
         compared = ", ".join(
             f"u{n} COLLATE {quoted(term.collation)}" for n, term in enumerate(unique.terms)
@@ -326,24 +373,26 @@ class Candidates:
         connection, table = self._connection, self._table
         columns = (*table.columns, *table.excluded)
         names = [*table.identity, *(quoted(column.name) for column in columns)]
-        rows = f"temp.{self._candidate}"
+        order = ""
+        listed = ", ".join(names)
         if table.rowid is not None and not table.is_generated:
             own = quoted(table.rowid)
-            names.append(own)
             # Meanwhile the number may have been given to another row, or two may want it back.
             free = (
                 f"CASE WHEN EXISTS (SELECT 1 FROM {table.sql} AS t WHERE t.{own} = syncd_row)"
                 " OR row_number() OVER (PARTITION BY syncd_row) > 1 THEN NULL ELSE syncd_row END"
             )
-            others = ", ".join(name for name in names if name != own)
+            names.append(own)
+            listed += f", {free} AS {own}"
             # New numbers come last, or SQLite might choose one that is wanted back.
-            rows = f"(SELECT {others}, {free} AS {own} FROM {rows}) ORDER BY {own} IS NULL"
-        rest = f"INTO {table.sql} ({', '.join(names)}) SELECT {', '.join(names)} FROM {rows}"
-        if not connection.attempt(
-            lambda: connection.run(f"INSERT {self._demands.strictly} {rest}")
-        ):
-            # A CHECK refuses some of them, then; leave those where they are.
-            connection.run(f"INSERT OR IGNORE {rest}")
+            order = f" ORDER BY {own} IS NULL"
+        into = f"INSERT {self._demands.strictly} INTO {table.sql} ({', '.join(names)})"
+        rows = f"SELECT {listed} FROM temp.{self._candidate}"
+        # A CHECK may refuse some of them; those stay where they are.
+        self._failing(
+            self._candidate,
+            lambda ids: connection.run(f"{into} SELECT * FROM ({rows} WHERE {ids}){order}"),
+        )
         same = " AND ".join(f"t.{name} = c.{name}" for name in table.identity)
         keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
         showing = f"FROM temp.{self._candidate} AS c CROSS JOIN {table.sql} AS t ON {same}"

@@ -70,6 +70,15 @@ class Room:
             raise NoRoom
 
 
+_OF_VALUES = {
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_ERROR,
+}
+"""The primary codes of errors that depend on what the values are."""
+
+
 class Connection:
     """A connection inside a transaction; hands out rows as tuples."""
 
@@ -223,11 +232,17 @@ class Connection:
         return [line for line in lines if line != "ok" and not line.startswith("***")]
 
     def attempt(self, work: Callable[[], object]) -> bool:
-        """Do some work; say False, and undo it alone, if it breaks a constraint."""
+        """Do some work; say False, and undo it alone, if a row's values do not allow it.
+
+        They may break a constraint, or be nothing that an expression of the user's can be made of,
+        such as JSON that is none.
+        """
         self.raw.execute("SAVEPOINT attempt")
         try:
             work()
-        except sqlite3.IntegrityError:
+        except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.DataError) as error:
+            if error.sqlite_errorcode & 0xFF not in _OF_VALUES or "no such" in str(error):
+                raise
             self.raw.execute("ROLLBACK TO attempt")
             return False
         finally:
