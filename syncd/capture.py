@@ -165,7 +165,8 @@ def _suspects(table: Table, rowid: str | None, unique: Unique) -> str:
     (sqlite.org/lang_conflict.html). Whether they are really gone is the fold's to find out.
     """
     same = " AND ".join(
-        f"{term.sql} = {_of_row('NEW', table, rowid, term)} COLLATE {quoted(term.collation)}"
+        f"{term.sql} = {_of_row('NEW', table, rowid, term, unique.predicate)}"
+        f" COLLATE {quoted(term.collation)}"
         for term in unique.terms
     )
     if unique.predicate is not None:
@@ -182,21 +183,25 @@ def _suspects(table: Table, rowid: str | None, unique: Unique) -> str:
 def _moves(table: Table, rowid: str | None, unique: Unique) -> str:
     """Return the condition that an update changes what must be unique."""
     old, new = (
-        [_of_row(row, table, rowid, term) for term in unique.terms] for row in ("OLD", "NEW")
+        [_of_row(row, table, rowid, term, unique.predicate) for term in unique.terms]
+        for row in ("OLD", "NEW")
     )
     return " OR ".join(f"{a} IS NOT {b}" for a, b in zip(old, new, strict=True))
 
 
-def _of_row(row: str, table: Table, rowid: str | None, term: Term) -> str:
-    """Return a term's value for the trigger's OLD or NEW row."""
+def _of_row(row: str, table: Table, rowid: str | None, term: Term, predicate: str | None) -> str:
+    """Return a term's value for the trigger's OLD or NEW row; it may be NULL outside the predicate.
+
+    Where the index leaves a row out, SQLite never evaluates its expressions, which may fail.
+    """
     if term.column is not None:
         return f"{row}.{quoted(term.column)}"
     names = {*table.identity, *(quoted(c.name) for c in (*table.columns, *table.excluded))}
     if rowid is not None:
         names.add(quoted(rowid))
-    return (
-        f"(SELECT {term.sql} FROM (SELECT {', '.join(f'{row}.{n} AS {n}' for n in sorted(names))}))"
-    )
+    value = term.sql if predicate is None else f"CASE WHEN {predicate} THEN {term.sql} END"
+    values = ", ".join(f"{row}.{name} AS {name}" for name in sorted(names))
+    return f"(SELECT {value} FROM (SELECT {values}) AS {table.sql})"
 
 
 def _differs(name: str, affinity: str) -> str:

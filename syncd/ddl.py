@@ -26,7 +26,7 @@ def index(sql: str) -> tuple[list[str], str | None]:
     bare = [
         re.sub(r"(?i)(\s+COLLATE\s+\S+)?(\s+(ASC|DESC))?\s*$", "", term).strip() for term in terms
     ]
-    where = re.match(r"(?is)\s*WHERE\s(.*)", rest)
+    where = re.match(r"(?is)\s*WHERE\b(.*)", rest)
     return bare, where[1].strip() if where else None
 
 
@@ -81,6 +81,12 @@ def trigger(sql: str) -> tuple[str, list[str]]:
     return head.strip(), [statement.strip() for statement in statements[:-1]]
 
 
+def is_instead(head: str) -> bool:
+    """Say whether a trigger, by what stands before its BEGIN, takes the place of the write."""
+    words = [word.casefold() for word in _names(head)]
+    return ("instead", "of") in itertools.pairwise(words)
+
+
 def written_by(statement: str) -> str | None:
     """Return the table that a statement of a trigger writes, None if it only reads.
 
@@ -95,10 +101,15 @@ def written_by(statement: str) -> str | None:
 
 
 def _listed(sql: str) -> tuple[list[str], str]:
-    """Split a statement into what its outermost parentheses list, and what follows them."""
+    """Split a statement into what its outermost parentheses list, and what follows them.
+
+    Comments are left out.
+    """
     items, text, depth, rest = [], "", 0, ""
     is_listed = False
     for match in _TOKEN.finditer(sql):
+        if match[0].startswith(("--", "/*")):
+            continue
         mark = match[2]
         if is_listed:
             rest += match[0]

@@ -409,14 +409,19 @@ def _foreign_keys(connection: Connection, name: str) -> tuple[ForeignKey, ...]:
     found = []
     for _, group in itertools.groupby(rows, key=lambda row: row[0]):
         parts = list(group)
-        parent = parts[0][1]
-        named = [to for _, _, _, to in parts]
-        if named[0] is None:
-            named = [
-                column
-                for (column,) in connection.rows(
-                    "SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", (parent,)
-                )
-            ]
-        found.append(ForeignKey(tuple(column for _, _, column, _ in parts), parent, tuple(named)))
+        # A reference may be declared in another case than what it refers to.
+        parent = connection.value(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE",
+            (parts[0][1],),
+        )
+        infos = connection.rows("SELECT name, pk FROM pragma_table_info(?) ORDER BY pk", (parent,))
+        by_name = {column.casefold(): column for column, _ in infos}
+        named = [by_name.get(to.casefold(), to) for _, _, _, to in parts if to is not None]
+        found.append(
+            ForeignKey(
+                tuple(column for _, _, column, _ in parts),
+                parent or parts[0][1],
+                tuple(named or [column for column, pk in infos if pk]),
+            )
+        )
     return tuple(found)

@@ -73,16 +73,21 @@ def _set_off(connection: Connection, tables: Collection[Table]) -> dict[str, str
     }
     if not triggers:
         return {}
-    names = {table.name for table in tables}
+    names = {table.name.casefold() for table in tables}
     writes = connection.writes_of([sql for table in tables for sql in _writes_to(table)])
     writing = {trigger for _, trigger in writes}
-    return {name: sql for name, (on, sql) in triggers.items() if on in names or name in writing}
+    return {
+        name: sql
+        for name, (on, sql) in triggers.items()
+        if on.casefold() in names or name in writing
+    }
 
 
 def _rest(sql: str, enrolled: Collection[str]) -> str | None:
     """Return what is left of a trigger: itself, less of it, or None.
 
-    What is left are the statements that write something, and nothing enrolled.
+    What is left are the statements that write something, and nothing enrolled. A view takes
+    nothing without its trigger, so there that stays, and does nothing.
     """
     head, statements = ddl.trigger(sql)
     kept = [
@@ -92,6 +97,8 @@ def _rest(sql: str, enrolled: Collection[str]) -> str | None:
     ]
     if kept == statements:
         return sql
+    if not kept and ddl.is_instead(head):
+        kept = ["SELECT 1"]
     # On lines of their own: before each may stand a comment that ends with its line.
     body = "".join(f"{statement}\n;\n" for statement in kept)
     return f"{head}\nBEGIN\n{body}END" if kept else None
