@@ -72,10 +72,13 @@ class Knowledge:
     def catch_up(self, changes: Iterable[Change], claim: Vector, until_ms: int) -> None:
         """Take over what a snapshot's sender had merged, also of what it had forgotten.
 
-        claim: what it claims to be complete for.
+        claim: what it claims to be complete for. Deaths count that a held birth has superseded,
+        because what they took did not come.
         """
-        claimed = (c for c in changes if c.stamp.seq <= claim[c.stamp.origin])
-        self.take_in(claimed, until_ms, claim)
+        claimed = {c for c in changes if c.stamp.seq <= claim[c.stamp.origin]}
+        deaths = {change for change in claimed if change.value == model.DEAD}
+        self.take_in(deaths, until_ms, Vector())
+        self.take_in(claimed - deaths, until_ms, claim)
 
     def release(self, until_ms: int) -> None:
         """Merge what was held and can show by now."""
