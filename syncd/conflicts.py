@@ -107,6 +107,15 @@ def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
     (column,) = (column for column in table.columns if column.name == lost.column)
     names = ", ".join(f"column{i + 1} AS {cell}" for i, cell in enumerate(table.key_cells))
     value = column.local("(SELECT lost_value FROM syncd_conflict WHERE id = ?)")
+    if column.parent is not None and connection.value(
+        f"SELECT lost_value IS NOT NULL AND {column.local('lost_value')} IS NULL"
+        " FROM syncd_conflict WHERE id = ?",
+        (lost.id,),
+    ):
+        raise NotRestorable(
+            f"{column.parent} has no row {lost.lost_value!r} here any more",
+            hint="It was deleted; insert it again, then restore the value.",
+        )
     # The key was written by quote(), which makes literals of any value.
     if not connection.run(
         f"UPDATE {table.sql} SET {quoted(lost.column)} = {value}"

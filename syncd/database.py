@@ -212,24 +212,35 @@ class Connection:
         return writes
 
     def damage(self) -> list[tuple[str, str]]:
-        """Return what SQLite finds wrong with the file: a table, "" if it is none's, and how."""
+        """Return what SQLite finds wrong with the file: a table, "" if it is none's, and how.
+
+        A table with a function or a collation that only the app has cannot be looked at, and is
+        left out.
+        """
         whole = self._damage("")
-        if not whole:
+        if whole == []:
             return []
         tables = self.rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0")
-        found = [(name, one) for (name,) in tables for one in self._damage(f"({quoted(name)})")]
-        return found or [("", one) for one in whole]
+        found = [
+            (name, one) for (name,) in tables for one in self._damage(f"({quoted(name)})") or []
+        ]
+        return found or [("", one) for one in whole or []]
 
-    def _damage(self, of: str) -> list[str]:
+    def _damage(self, of: str) -> list[str] | None:
+        """Return what is wrong with a part of the file, None if that cannot be said."""
         try:
             said = self.rows(f"PRAGMA integrity_check{of}")
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+            code = error.sqlite_errorcode & 0xFF
+            if code == sqlite3.SQLITE_ERROR:
+                return None
+            if code != sqlite3.SQLITE_CORRUPT:
                 raise
             return [str(error)]
         lines = [line for (text,) in said for line in text.splitlines()]
-        # It begins with the name of the database.
-        return [line for line in lines if line != "ok" and not line.startswith("***")]
+        # It begins with the name of the database. What a row's values are is no damage.
+        others = ("***", "CHECK constraint failed", "NULL value in")
+        return [line for line in lines if line != "ok" and not line.startswith(others)]
 
     def attempt(self, work: Callable[[], object]) -> bool:
         """Do some work; say False, and undo it alone, if a row's values do not allow it.

@@ -76,13 +76,11 @@ def enrol(
         if name not in configs and name not in gone
     }
     definitions, problems = _definitions(connection, {**configs, **unlisted})
+    by_name = {definition.name: definition for definition in definitions}
     for definition in definitions:
         table = known.get(definition.name)
-        if table is not None and table.key != definition.key:
-            problems.append(
-                f"tables.{table.name}.key: enrolled with key"
-                f" ({', '.join(c.name for c in table.key)}), which cannot change"
-            )
+        if table is not None:
+            problems += _unchangeable(table, definition, by_name)
     if problems:
         raise SchemaError(problems)
     if is_enrolled(connection):
@@ -150,6 +148,28 @@ def _definitions(
     return definitions, problems
 
 
+def _unchangeable(
+    table: Table, definition: Definition, definitions: Mapping[str, Definition]
+) -> list[str]:
+    """Say what an enrolled table has come to be that it cannot become."""
+    problems = []
+    if table.key != definition.key:
+        problems.append(
+            f"tables.{table.name}.key: enrolled with key"
+            f" ({', '.join(column.name for column in table.key)}), which cannot change"
+        )
+    parents = _parents(definition, definitions)
+    problems += [
+        f"tables.{table.name}: ({column.name}) was synced as a bare number and refers to"
+        f" {parents[column.name]} by that, so it would have to travel as a key from now on; leave"
+        f" it out on every host first (columns: {{exclude: [{column.name}]}}, syncd init), then"
+        " take it in again"
+        for column in table.columns
+        if column.name in parents and column.parent is None
+    ]
+    return problems
+
+
 def _parents(definition: Definition, definitions: Mapping[str, Definition]) -> dict[str, str]:
     """Return the parents that columns refer to by row number, which every host mints for itself."""
     excluded = {name for name, _, _ in definition.excluded}
@@ -186,7 +206,6 @@ class _Enrolling:
         self._renew = renew
         by_name = {definition.name: definition for definition in definitions}
         self._parents = {name: _parents(one, by_name) for name, one in by_name.items()}
-        self._referred_to = {p for of_table in self._parents.values() for p in of_table.values()}
 
     def one(self, definition: Definition, known: Table | None) -> Enrolled:
         """Enrol a table, for the first time or again."""
@@ -210,7 +229,7 @@ class _Enrolling:
             known,
             definition,
             self._parents[known.name],
-            numbered=numbers.is_needed(definition, self._referred_to),
+            numbered=numbers.is_needed(self._connection, definition),
             renew=self._renew,
         )
         before = _names(known.columns) | _names(known.excluded)
@@ -232,7 +251,7 @@ class _Enrolling:
             columns=migration.placed(definition.columns, (), 0, self._parents[definition.name]),
             excluded=migration.placed(definition.excluded, (), COLUMNS_MAX),
             rowid=definition.rowid,
-            numbered=numbers.is_needed(definition, self._referred_to),
+            numbered=numbers.is_needed(connection, definition),
         )
         create_table(connection, table)
         capture.install(connection, table, definition)

@@ -150,6 +150,16 @@ def define(connection: Connection, name: str, config: TableConfig) -> Definition
     return definition
 
 
+def is_referred_to_by_number(connection: Connection, definition: Definition) -> bool:
+    """Say whether any table of the file refers to a table's rows by their local numbers."""
+    names = connection.rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0")
+    return definition.rowid is not None and any(
+        reference.parent == definition.name and definition.rowid in reference.parent_columns
+        for (name,) in names
+        for reference in _foreign_keys(connection, name)
+    )
+
+
 def redefine(connection: Connection, table: Table) -> Definition:
     """Return the definition of an enrolled table, which has its key's columns, as it stands."""
     infos = _infos(connection, table.name)

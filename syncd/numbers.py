@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 
 from syncd.database import Connection, literal_of, quoted
-from syncd.introspection import Definition
+from syncd.introspection import Definition, is_referred_to_by_number
 from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table, create_numbers
 
 DIGEST_BYTES = 16
@@ -51,9 +51,13 @@ def _digest(*values: bytes) -> bytes:
     return digest.digest()
 
 
-def is_needed(definition: Definition, referred_to: set[str]) -> bool:
-    """Say whether a table's numbers must be known. referred_to: tables referred to by number."""
-    return definition.is_generated or definition.name in referred_to
+def is_needed(connection: Connection, definition: Definition) -> bool:
+    """Say whether a table's numbers must be known.
+
+    A table that is not enrolled may refer to them as well: a number that is given to another row
+    would give it what was the first one's.
+    """
+    return definition.is_generated or is_referred_to_by_number(connection, definition)
 
 
 def identified(table: Table, entries: str, minted_under: bytes | None) -> str:

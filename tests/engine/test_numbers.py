@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine.conftest import MakeHosts
 from engine.hosts import Clock, Host, Key, pull, scratch, settle
 from syncd import comparison
-from syncd.errors import SchemaError
+from syncd.errors import NotRestorable, SchemaError
 
 LOGS = """
     CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, device TEXT NOT NULL, message TEXT)
@@ -573,6 +573,57 @@ class TestReferences:
         assert a.conflicts() == [("cars", "owner", "bert", "anna")]
         a.replica.restore(a.replica.conflicts()[0].id)
         assert cars(a) == [("A", "bert")]
+
+    def test_a_reference_to_a_parent_that_is_gone_is_not_restored_as_nothing(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Anna lost, and her number is Zoe's by now."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('anna'), ('bert')")
+        a.write("INSERT INTO cars (plate) VALUES ('A')")
+        settle(a, b)
+        a.write("UPDATE cars SET owner = 1")
+        b.clock.ms += 1_000
+        b.write("UPDATE cars SET owner = 2")
+        settle(a, b)
+        a.write("DELETE FROM owners WHERE id = 1")
+        a.write("INSERT INTO owners (id, name) VALUES (1, 'zoe')")
+        a.replica.fold()
+        with pytest.raises(NotRestorable, match="owners has no row 'anna' here any more"):
+            a.replica.restore(a.replica.conflicts()[0].id)
+        assert cars(a) == [("A", "bert")]
+
+    def test_rows_of_a_local_table_get_no_other_parent(self, make_hosts: MakeHosts) -> None:
+        """A table that stays on its host refers to devices; one has gone, another comes."""
+        ddl = """
+            CREATE TABLE devices (id INTEGER PRIMARY KEY, device_id TEXT NOT NULL UNIQUE);
+            CREATE TABLE sessions (token, device INTEGER REFERENCES devices (id) ON DELETE CASCADE);
+        """
+        a, b = make_hosts("a", "b", ddl=ddl, tables={"devices": ["device_id"]})
+        a.write("INSERT INTO devices (device_id) VALUES ('x')")
+        settle(a, b)
+        b.write("INSERT INTO sessions VALUES ('secret of x', 1)")
+        a.write("DELETE FROM devices")
+        settle(a, b)
+        a.write("INSERT INTO devices (device_id) VALUES ('y')")
+        settle(a, b)
+        assert b.rows("SELECT device_id FROM devices") == [("y",)]
+        assert b.rows("SELECT token FROM sessions JOIN devices ON id = device") == []
+
+    def test_a_parent_enrolled_after_its_children_is_refused(self, make_hosts: MakeHosts) -> None:
+        """What was synced are bare numbers; left out and taken in again they travel as keys."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables={"cars": None})
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        b.write("INSERT INTO owners (name) VALUES ('bert'), ('anna')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1)")
+        with pytest.raises(SchemaError, match=r"cars: \(owner\) was synced as a bare number"):
+            a.enrol(FAMILY_KEYS)
+        for host in (a, b):
+            host.enrol({"cars": {"columns": {"exclude": ["owner"]}}})
+        for host in (a, b):
+            host.enrol(FAMILY_KEYS)
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "anna")]
 
     def test_a_parent_of_several_key_columns_is_refused(self, make_hosts: MakeHosts) -> None:
         """One value takes the number's place."""
