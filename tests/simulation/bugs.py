@@ -258,11 +258,6 @@ def bury_in_silence() -> AbstractContextManager[Any]:
     return mock.patch.object(compaction, "is_buried", return_value="false")
 
 
-def keep_what_is_held_of_the_dead() -> AbstractContextManager[Any]:
-    """A death that is forgotten leaves what is held of its row."""
-    return mock.patch.object(compaction, "_take_held")
-
-
 def take_another_index_for_the_key() -> AbstractContextManager[Any]:
     """An UPSERT takes an index in which two keys are equal for the key's own."""
     key_alone = property(lambda table: ", ".join(table.identity))
@@ -303,7 +298,6 @@ ALL: tuple[Bug, ...] = (
     lose_what_came_after_a_death,
     lose_what_a_snapshot_buries,
     bury_in_silence,
-    keep_what_is_held_of_the_dead,
     take_another_index_for_the_key,
     name_a_copys_rows_anew,
 )

@@ -120,13 +120,14 @@ def check_aged(
         _check_what_shows(machine, everything)
         survivors = model.surviving(everything)
         vector = machine.replica.vector()
-        needed = _living(survivors) | {
-            change
-            for change in survivors
-            # Of a former self that nobody has heard out nobody knows what all have.
-            if change.stamp.seq > vector[change.stamp.origin] or change in lacked
-        }
         remembered = _remembered(machine)
+        needed = _living(survivors) | {change for change in survivors if change in lacked}
+        # Of a former self that nobody has heard out nobody knows what all have.
+        needed |= {
+            change
+            for change in survivors | {one for one in remembered if one.value == DEAD}
+            if change.stamp.seq > vector[change.stamp.origin]
+        }
         hold(
             remembered == needed,
             "forgotten",

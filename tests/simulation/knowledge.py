@@ -62,7 +62,8 @@ class Knowledge:
         holds has superseded elsewhere: a known limit (docs/architecture.md).
         """
         for change in filter(self._counts, changes):
-            if change.stamp.seq <= had[change.stamp.origin] and self._is_superseded(change):
+            is_known = change.stamp.seq <= had[change.stamp.origin]
+            if is_known and _is_superseded(change, self.waiting):
                 continue
             if self._is_due(change, until_ms):
                 self.merged.add(change)
@@ -79,6 +80,13 @@ class Knowledge:
         deaths = {change for change in claimed if change.value == model.DEAD}
         self.take_in(deaths, until_ms, Vector())
         self.take_in(claimed - deaths, until_ms, claim)
+        # What its sender had superseded by a change that is held here has not come, and goes.
+        ahead = self.waiting & claimed
+        self.merged -= {
+            change
+            for change in self.merged
+            if change.stamp.seq <= claim[change.stamp.origin] and _is_superseded(change, ahead)
+        }
 
     def release(self, until_ms: int) -> None:
         """Merge what was held and can show by now."""
@@ -184,15 +192,6 @@ class Knowledge:
         self.waiting -= due
         self.merged |= due
 
-    def _is_superseded(self, change: Change) -> bool:
-        """Say whether a change that is held writes over another."""
-        return any(
-            (held.table, held.key) == (change.table, change.key)
-            and (held.register == change.register or held.value == model.DEAD)
-            and held.stamp > change.stamp
-            for held in self.waiting
-        )
-
     def _is_due(self, change: Change, until_ms: int) -> bool:
         return change.stamp.hlc <= hlc_of_ms(until_ms) and self.knows(change)
 
@@ -204,3 +203,13 @@ class Knowledge:
             and change.stamp.hlc > one.above
             for one in self.withdrawn
         )
+
+
+def _is_superseded(change: Change, held: Iterable[Change]) -> bool:
+    """Say whether a change that is held writes over another."""
+    return any(
+        (one.table, one.key) == (change.table, change.key)
+        and (one.register == change.register or one.value == model.DEAD)
+        and one.stamp > change.stamp
+        for one in held
+    )

@@ -126,13 +126,12 @@ class _Drawing:
         )
         if dice.random() < 0.3:
             return dataclasses.replace(plan, steps=(*plan.steps, self._absence()))
-        # Clocks that are off by more than the retention, for as long as that, are a known limit.
+        # Clocks that are off by more than the retention, for as long as that, and rows born on
+        # hosts that lack a column, once their former deaths are forgotten, are known limits.
         set_to = [step.skew_ms for step in plan.steps if isinstance(step, SetClock)]
         most_ms = max(map(abs, (*plan.skews_ms, *set_to)))
-        if most_ms < RETENTION_MS and dice.random() < 0.5:
-            old = [host for host, version in enumerate(plan.versions) if version == 1]
-            steps = (_without_births(step, old, hosts) for step in self._aging(plan.steps))
-            return dataclasses.replace(plan, steps=tuple(steps))
+        if most_ms < RETENTION_MS and set(plan.versions) == {2} and dice.random() < 0.5:
+            return dataclasses.replace(plan, steps=tuple(self._aging(plan.steps)))
         return plan
 
     def _aging(self, drawn: Sequence[Step]) -> Iterator[Step]:
@@ -401,23 +400,6 @@ class _Drawing:
         if shapes.ALL[table].generated:
             return f"id = (SELECT max(id) FROM {table} WHERE what = ?)"
         return " AND ".join(f"{name} = ?" for name in self._key(table))
-
-
-def _without_births(step: Step, old: Sequence[int], hosts: int) -> Step:
-    """Return a step without rows that are born on hosts of the old version.
-
-    Columns that it lacks keep values from before a death that is forgotten: a known limit.
-    """
-    if isinstance(step, Damage) and step.host % hosts in old and _is_birth(step.statement):
-        return Look(step.host)
-    if isinstance(step, Write | Existing) and step.host % hosts in old:
-        kept = tuple(one for one in step.statements if not _is_birth(one))
-        return dataclasses.replace(step, statements=kept)
-    return step
-
-
-def _is_birth(statement: Statement) -> bool:
-    return statement.sql.startswith("INSERT") or statement.born is not None
 
 
 def _nets(hosts: int) -> list[Roads]:
