@@ -11,13 +11,13 @@ A dead entry owns every register of its row that is older than itself. All of it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from syncd import bundle, capture, held, numbers, shadow, staging
 from syncd.clock import COUNTER_BITS
 from syncd.database import Connection, quoted
 from syncd.introspection import constraints
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, adrift, remembered
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, adrift, load_tables, remembered
 from syncd.vector import Vector
 
 FOLD_ENTRIES = 20_000
@@ -86,6 +86,10 @@ def fold(
         for name, table in remembered(connection).items():
             if table.id in written:
                 _fold_table(connection, table, minted_under, is_readable=name not in unreadable)
+        tables = load_tables(connection)
+        for table in tables.values():
+            if table.id in written:
+                _expect_parents(connection, table, tables)
         advance_clock(connection, connection.value("SELECT max(hlc) FROM temp.syncd_slice"))
     connection.run(
         "UPDATE syncd_origin SET seq = ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
@@ -169,22 +173,31 @@ def _follow_numbers(connection: Connection, table: Table, keys: str) -> None:
 
 
 def _journal_children(connection: Connection, child: Table, column: Column) -> None:
-    """Journal those whose number means another row by now, unless they are about to be folded."""
-    local = [f"k{i}" for i in range(len(child.identity))]
-    cells = ", ".join(local)
-    filled = " AND ".join(f"{cell} IS NOT NULL" for cell in local)
+    """Journal those whose number means another row by now."""
     capture.journal(
         connection,
         child,
         column.bit,
         f"SELECT {', '.join(child.identity)} FROM {child.sql}"
-        f" WHERE {quoted(column.name)} IN (SELECT row FROM temp.syncd_taken)"
-        f" AND ({', '.join(child.identity)}) NOT IN (SELECT {cells} FROM temp.syncd_slice"
-        f" WHERE tbl = {child.id} AND mask & {column.bit} AND {filled})",
+        f" WHERE {quoted(column.name)} IN (SELECT row FROM temp.syncd_taken)",
         connection.value(
             "SELECT CAST((max(wall) - 2440587.5) * 86400000 AS INTEGER) FROM temp.syncd_slice"
         ),
     )
+
+
+def _expect_parents(connection: Connection, child: Table, tables: Mapping[str, Table]) -> None:
+    """Remember which numbers children in this slice refer to that mean no row yet."""
+    cells = ", ".join(f"k{i}" for i in range(len(child.identity)))
+    written = f"SELECT {cells} FROM temp.syncd_slice WHERE tbl = {child.id}"
+    for column in child.columns:
+        if column.parent is not None and column.parent in tables:
+            numbers.expect(
+                connection,
+                tables[column.parent],
+                f"SELECT {quoted(column.name)} AS row FROM {child.sql}"
+                f" WHERE ({', '.join(child.identity)}) IN ({written})",
+            )
 
 
 def _take_children_along(connection: Connection, child: Table, column: Column) -> None:

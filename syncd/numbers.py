@@ -115,15 +115,26 @@ def note(connection: Connection, table: Table, keys: str) -> None:
 
 
 def taken(table: Table, keys: str) -> str:
-    """Return the query of numbers, `row`, that have come to mean another row, or a row at all.
+    """Return the query of numbers, `row`, that have come to mean another row than they did.
 
     keys: a query of sync keys. To be asked before `note`.
     """
     own = _number(table)
     return (
         f"SELECT t.{own} AS row FROM ({keys}) AS k JOIN {table.sql} AS t"
-        f" ON {table.on_user('t', 'k')} WHERE NOT EXISTS (SELECT 1 FROM {table.numbers} AS n"
-        f" WHERE n.row = t.{own} AND {table.on('n', 'k')})"
+        f" ON {table.on_user('t', 'k')} JOIN {table.numbers} AS n ON n.row = t.{own}"
+        f" WHERE {table.on('n', 'k')} IS NOT true"
+    )
+
+
+def expect(connection: Connection, table: Table, numbers: str) -> None:
+    """Remember numbers that are referred to and that no row has had yet; their key is NULL.
+
+    numbers: a query of them, `row`.
+    """
+    connection.run(
+        f"INSERT OR IGNORE INTO {table.numbers} (row)"
+        f" SELECT row FROM ({numbers}) WHERE typeof(row) = 'integer'"
     )
 
 

@@ -78,6 +78,7 @@ class Observer:
             (compaction, "lift_held", self._lift_held(compaction.lift_held)),
             (merge, "merge_rows", self._merge_rows(merge.merge_rows)),
             (audit, "rewrite", self._rewrite(audit.rewrite)),
+            (changelog, "_journal_children", self._rewrite(changelog._journal_children)),
             (Identity, "renew", self._renew(Identity.renew)),
             (Replica, "changes_since", self._changes_since(Replica.changes_since)),
             (snapshot, "finish", self._finish(snapshot.finish)),

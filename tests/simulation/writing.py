@@ -67,6 +67,8 @@ def written(
         found |= {
             Change((ended if value == DEAD else wrote)[key], name, key, column, value)
             for key, column, value in writes
+            # A number that means another row has been written by nobody: that is the fold's to say.
+            if key in wrote or column not in shapes.REFERENCES
         }
     return found
 
