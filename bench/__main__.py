@@ -174,7 +174,7 @@ def _merge(replica: Replica, exported: Exported) -> float:
 
     def work() -> None:
         for frame in packed:
-            replica.merge(header, bundle.decompress(frame))
+            replica.merge_packed(header, frame)
 
     return workload.timed(work)
 

@@ -159,6 +159,23 @@ class Frame(msgspec.Struct, frozen=True, omit_defaults=True):
     snapshot: Snapshot | None = None
 
 
+class Stamps(msgspec.Struct, frozen=True):
+    """A section without its values: which changes it has."""
+
+    table: str
+    origins: list[int]
+    seqs: list[Int64]
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """A frame without values: what tells whether it can be news."""
+
+    origins: list[Origin]
+    sections: list[Stamps]
+    claim: Seqs | None
+    snapshot: Snapshot | None = None
+
+
 class End(msgspec.Struct, frozen=True):
     """The last record; without it the bundle is cut off."""
 
@@ -206,6 +223,17 @@ def compress(frame: Frame) -> bytes:
 
 def decompress(packed: bytes) -> Frame:
     """Decode a frame and check that its parts fit together."""
+    frame = decode(_unpack(packed), Frame)
+    _check(frame)
+    return frame
+
+
+def outline(packed: bytes) -> Outline:
+    """Decode what a frame has besides values. Whether its parts fit together is not checked."""
+    return decode(_unpack(packed), Outline)
+
+
+def _unpack(packed: bytes) -> bytes:
     try:
         size = zstandard.frame_content_size(packed)
         # A frame that does not name its size is refused: it could be of any.
@@ -213,12 +241,9 @@ def decompress(packed: bytes) -> Frame:
             raise BundleError("a frame does not name its size")
         if size > FRAME_BYTES_MAX:
             raise BundleTooLarge(f"a frame unpacks to {size} bytes, the bound is {FRAME_BYTES_MAX}")
-        raw = zstandard.ZstdDecompressor().decompress(packed)
+        return zstandard.ZstdDecompressor().decompress(packed)
     except zstandard.ZstdError as error:
         raise BundleError(f"a frame cannot be unpacked: {error}") from error
-    frame = decode(raw, Frame)
-    _check(frame)
-    return frame
 
 
 def decode(raw: bytes, kind: type[T]) -> T:

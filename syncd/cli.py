@@ -246,8 +246,8 @@ def _merge(replica: Replica, reader: bundle.Reader, file: Path) -> Counts:
         file=sys.stderr,
         hidden=not sys.stderr.isatty(),
     ) as bar:
-        for frame in reader:
-            counts += replica.merge(reader.header, frame)
+        for packed in reader.packed_frames():
+            counts += replica.merge_packed(reader.header, packed)
             bar.update(reader.bytes_read - bar.pos)
         bar.update(file.stat().st_size - bar.pos)  # the signature is behind the last frame
     return counts

@@ -132,8 +132,8 @@ class _Server:
         """Merge a bundle; the answer says that it is durable."""
         reader = bundle.Reader(io.BytesIO(body))
         applied = older = conflicting = held = 0
-        for frame in reader:
-            counts = self._replica.merge(reader.header, frame)
+        for packed in reader.packed_frames():
+            counts = self._replica.merge_packed(reader.header, packed)
             applied += counts.applied
             older += counts.older
             conflicting += counts.conflicting

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import msgspec
 
 from syncd import (
+    bundle,
     changelog,
     compaction,
     conflicts,
@@ -401,6 +402,20 @@ class Replica:
                 host.changes,
             )
         return counts
+
+    def merge_packed(self, header: Header, packed: bytes) -> Counts:
+        """Merge one frame as it stands in a bundle; if nothing of it can be news, only count it."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            mine = changelog.vector(connection)
+            has_withdrawn = set(header.withdrawn) <= set(withdrawal.known(connection))
+        # A bundle may have more than its header says, if it was made while its sender went on.
+        if has_withdrawn and mine.covers(header.vector):
+            counts = merge.known(bundle.outline(packed), mine)
+            if counts is not None:
+                self.hear(header.origin, header.node, Vector(header.vector))
+                return counts
+        return self.merge(header, bundle.decompress(packed))
 
     def certain(self) -> bool:
         """Say whether this host may speak for all: alone, or once in step with some peer."""
