@@ -14,13 +14,14 @@ import itertools
 import operator
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, BinaryIO, TypeVar
 
 import msgspec
 import zstandard
 
 from syncd.errors import BundleError, BundleTooLarge, BundleTruncated
-from syncd.vector import ORIGIN_BYTES
+from syncd.vector import ORIGIN_BYTES, Vector
 
 FORMAT = 1
 _MAGIC_BEFORE_FORMAT = b"syncd\x1a"
@@ -159,21 +160,32 @@ class Frame(msgspec.Struct, frozen=True, omit_defaults=True):
     snapshot: Snapshot | None = None
 
 
-class Stamps(msgspec.Struct, frozen=True):
-    """A section without its values: which changes it has."""
+class _Stamps(msgspec.Struct, frozen=True):
+    """A section as far as `extent` reads it."""
 
     table: str
     origins: list[int]
     seqs: list[Int64]
 
 
-class Outline(msgspec.Struct, frozen=True):
-    """A frame without values: what tells whether it can be news."""
+class _Outline(msgspec.Struct, frozen=True):
+    """A frame as far as `extent` reads it."""
 
     origins: list[Origin]
-    sections: list[Stamps]
+    sections: list[_Stamps]
     claim: Seqs | None
     snapshot: Snapshot | None = None
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far a frame reaches: who has merged `seqs` has all that it tells.
+
+    changes: how many it has of each table.
+    """
+
+    seqs: Vector
+    changes: dict[str, int]
 
 
 class End(msgspec.Struct, frozen=True):
@@ -228,9 +240,21 @@ def decompress(packed: bytes) -> Frame:
     return frame
 
 
-def outline(packed: bytes) -> Outline:
-    """Decode what a frame has besides values. Whether its parts fit together is not checked."""
-    return decode(_unpack(packed), Outline)
+def extent(packed: bytes) -> Extent:
+    """Say how far a frame reaches, without looking at its values."""
+    found = decode(_unpack(packed), _Outline)
+    seqs = Vector(found.claim).join(found.snapshot.horizon if found.snapshot else {})
+    changes: dict[str, int] = {}
+    for section in found.sections:
+        last: dict[int, int] = {}
+        for number, seq in zip(section.origins, undeltas(section.seqs), strict=False):
+            if seq > last.get(number, 0):
+                last[number] = seq
+        if not last.keys() <= set(range(len(found.origins))):
+            raise BundleError(f"table {section.table!r}: an origin that the frame does not name")
+        seqs = seqs.join({found.origins[number]: seq for number, seq in last.items()})
+        changes[section.table] = changes.get(section.table, 0) + len(section.origins)
+    return Extent(seqs, changes)
 
 
 def _unpack(packed: bytes) -> bytes:

@@ -26,7 +26,7 @@ from syncd import (
     staging,
     withdrawal,
 )
-from syncd.bundle import Frame, Header, Outline, Section, Stamps
+from syncd.bundle import Frame, Header, Section
 from syncd.clock import hlc_of_ms
 from syncd.conflicts import ForgottenDeaths
 from syncd.database import Connection
@@ -95,20 +95,6 @@ def stage(connection: Connection, frame: Frame) -> Staged:
         if section.table in tables and not _is_known(section, merged):
             staged.add(connection, tables[section.table], section)
     return staged
-
-
-def known(outline: Outline, vector: Vector) -> Counts | None:
-    """Count a frame of which nothing can be news to who has merged a vector; None if some can."""
-    merged = {number: vector[origin] for number, origin in enumerate(outline.origins)}
-    horizon = outline.snapshot.horizon if outline.snapshot else {}
-    counts = Counts()
-    if not (vector.covers(outline.claim or {}) and vector.covers(horizon)):
-        return None
-    for stamps in outline.sections:
-        if not _is_known(stamps, merged):
-            return None
-        counts += Counts(older=len(stamps.origins)).of(stamps.table)
-    return counts
 
 
 def merge_frame(
@@ -413,9 +399,11 @@ class _Scope:
 _ORDER = {bundle.ALIVE: 0, bundle.DEAD: 1, bundle.NO_EXISTENCE: 2}
 
 
-def _is_known(section: Section | Stamps, merged: Mapping[int, int]) -> bool:
-    least = min((merged.get(origin, 0) for origin in set(section.origins)), default=0)
-    return max(bundle.undeltas(section.seqs), default=0) <= least
+def _is_known(section: Section, merged: Mapping[int, int]) -> bool:
+    if not len(section):
+        return True
+    least = min(merged.get(origin, 0) for origin in set(section.origins))
+    return max(bundle.undeltas(section.seqs)) <= least
 
 
 def _in_key_order(table: Table, section: Section) -> Section:

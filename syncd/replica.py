@@ -411,10 +411,11 @@ class Replica:
             has_withdrawn = set(header.withdrawn) <= set(withdrawal.known(connection))
         # A bundle may have more than its header says, if it was made while its sender went on.
         if has_withdrawn and mine.covers(header.vector):
-            counts = merge.known(bundle.outline(packed), mine)
-            if counts is not None:
+            extent = bundle.extent(packed)
+            if mine.covers(extent.seqs):
                 self.hear(header.origin, header.node, Vector(header.vector))
-                return counts
+                older = [Counts(older=n).of(table) for table, n in extent.changes.items()]
+                return sum(older, Counts())
         return self.merge(header, bundle.decompress(packed))
 
     def certain(self) -> bool:

@@ -398,7 +398,7 @@ class TestProtocol:
         assert listed == [field.name for field in dataclasses.fields(FileSignature)]
 
     def test_every_message_is_described(self) -> None:
-        """No message of the wire is left out."""
+        """No message of the wire is left out; a private struct is a view of one."""
         described = set(re.findall(r"^### (\w+)$", PROTOCOL, re.M))
         structs = {
             value.__name__
@@ -407,6 +407,7 @@ class TestProtocol:
             if isinstance(value, type)
             and issubclass(value, msgspec.Struct)
             and value.__module__ == module.__name__
+            and not value.__name__.startswith("_")
         }
         assert structs <= described
 
