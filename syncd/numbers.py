@@ -17,6 +17,8 @@ from syncd.introspection import Definition, is_referred_to_by_number
 from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table, create_numbers
 
 DIGEST_BYTES = 16
+_GREAT = 1 << 62
+"""Numbers from here on are written on purpose; no table counts that far."""
 
 
 def start(connection: Connection, table: Table) -> None:
@@ -170,7 +172,8 @@ def allot(connection: Connection, table: Table, rows: str) -> None:
     connection.run(
         f"INSERT OR REPLACE INTO {table.numbers} (row, {', '.join(table.key_cells)})"
         f" SELECT CASE WHEN w.row IS NULL OR w.twin > 1 OR {taken}"
-        " THEN max(?, coalesce(max(w.row) OVER (), 0)) + row_number() OVER (ORDER BY"
+        f" THEN max(?, coalesce(max(w.row) FILTER (WHERE w.row < {_GREAT}) OVER (), 0))"
+        " + row_number() OVER (ORDER BY"
         f" {cells}) ELSE w.row END, {cells}"
         " FROM (SELECT *, row_number() OVER (PARTITION BY row) AS twin"
         f" FROM ({wanted})) AS w",
@@ -189,13 +192,19 @@ def _number(table: Table) -> str:
 
 
 def _highest(connection: Connection, table: Table) -> int:
-    """Return the highest number that any row of a table is known to have had."""
+    """Return the highest number that any row of a table is known to have had.
+
+    Numbers near the greatest there is are left out: behind one of them there would be none.
+    """
+    own = _number(table)
     highest: int = connection.value(
-        f"SELECT max((SELECT coalesce(max(row), 0) FROM {table.numbers}),"
-        f" (SELECT coalesce(max({_number(table)}), 0) FROM {table.sql}))"
+        f"SELECT max((SELECT coalesce(max(row), 0) FROM {table.numbers} WHERE row < {_GREAT}),"
+        f" (SELECT coalesce(max({own}), 0) FROM {table.sql} WHERE {own} < {_GREAT}))"
     )
     # AUTOINCREMENT promises never to give a number twice (sqlite.org/autoinc.html).
     if connection.value("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'"):
-        given = connection.value("SELECT seq FROM sqlite_sequence WHERE name = ?", (table.name,))
+        given = connection.value(
+            f"SELECT seq FROM sqlite_sequence WHERE name = ? AND seq < {_GREAT}", (table.name,)
+        )
         highest = max(highest, given or 0)
     return highest

@@ -51,7 +51,9 @@ def owned(table: Table, alias: str) -> str:
 def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True) -> int:
     """Move rows from the user's table to the shadow; return how many.
 
-    keys: a query of their keys, under the names of the key cells. alive: whether they may return.
+    A row that came past the triggers while one of its key is here stays where it is, for `audit` to
+    find. keys: a query of their keys, under the names of the key cells. alive: whether they may
+    return.
     """
     columns = (*table.columns, *table.excluded)
     cells = [*table.key_cells, "alive", *(column.cell for column in columns)]
@@ -60,7 +62,10 @@ def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True)
     if table.rowid is not None:
         cells.append("row")
         values.append(f"t.{quoted(table.rowid)}")
-    connection.run(f"CREATE TEMP TABLE syncd_hiding AS {keys}")
+    connection.run(
+        f"CREATE TEMP TABLE syncd_hiding AS SELECT * FROM ({keys}) AS s"
+        f" WHERE NOT EXISTS (SELECT 1 FROM {table.shadow} AS h WHERE {table.on('h', 's')})"
+    )
     connection.run(
         f"INSERT INTO {table.shadow} ({', '.join(cells)}) SELECT {', '.join(values)}"
         f" FROM temp.syncd_hiding AS s CROSS JOIN {table.sql} AS t ON {table.on_user('t', 's')}"

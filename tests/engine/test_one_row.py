@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from engine.conftest import MakeHosts
-from engine.hosts import pull, settle
+from engine.hosts import Key, pull, settle
+from syncd import comparison
 
 DOCS = "CREATE TABLE docs (k TEXT PRIMARY KEY, kind TEXT, body TEXT{more})"
 OF_JSON = "json_extract(body, '$.v')"
@@ -53,6 +54,45 @@ def test_a_row_that_a_strict_table_refuses_is_held(make_hosts: MakeHosts) -> Non
     pull(b, a)
     assert b.rows("SELECT * FROM t ORDER BY n") == [("one", 1), ("three", 3)]
     assert [one.key for one in b.replica.held()] == ["'two'"]
+
+
+@pytest.mark.parametrize("key", ["generated", ["device"]])
+def test_a_row_with_the_greatest_number_leaves_others_theirs(
+    make_hosts: MakeHosts, key: Key
+) -> None:
+    """Behind it there is none; a merge needs numbers for what arrives."""
+    ddl = (
+        "CREATE TABLE logs (id INTEGER PRIMARY KEY, device TEXT NOT NULL UNIQUE);"
+        "CREATE TABLE notes (k TEXT PRIMARY KEY, log INTEGER REFERENCES logs (id))"
+    )
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"logs": key})
+    b.write("INSERT INTO logs VALUES (?, 'last')", 2**63 - 1)
+    a.write("INSERT INTO logs (device) VALUES ('one'), ('two')")
+    settle(a, b)
+    for host in (a, b):
+        assert host.rows("SELECT device FROM logs ORDER BY 1") == [("last",), ("one",), ("two",)]
+
+
+def test_a_row_written_past_the_triggers_ends_no_round(make_hosts: MakeHosts) -> None:
+    """One of its key is displaced and held; it stays, what needs its value waits, and is mended."""
+    ddl = "CREATE TABLE u (k TEXT PRIMARY KEY, mail TEXT UNIQUE)"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"u": None})
+    a.write("INSERT INTO u VALUES ('1', 'm')")
+    b.clock.ms += 10
+    b.write("INSERT INTO u VALUES ('2', 'm')")
+    settle(a, b)
+    triggers = a.rows("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+    for name, _ in triggers:
+        a.writer.execute(f"DROP TRIGGER {name}")
+    a.write("INSERT INTO u VALUES ('1', 'other')")
+    for _, sql in triggers:
+        a.writer.execute(sql)
+    b.write("INSERT INTO u VALUES ('3', 'other'), ('4', 'free')")
+    settle(a, b)
+    assert a.rows("SELECT k FROM u ORDER BY k") == [("1",), ("2",), ("4",)]
+    comparison.mend(a.replica, comparison.findings(a.replica))
+    settle(a, b)
+    assert a.rows("SELECT * FROM u ORDER BY k") == b.rows("SELECT * FROM u ORDER BY k")
 
 
 @pytest.mark.parametrize("predicate", ["json_valid(body)", "kind = 'json'"])
