@@ -19,9 +19,10 @@ from typing import Any
 from unittest import mock
 
 from engine.hosts import changes_in
-from engine.model import ALIVE, DEAD, EXISTENCE, Change, Key, Stamp
+from engine.model import ALIVE, DEAD, EXISTENCE, Change, Key, Stamp, surviving
 from engine.simulation import stamps_of
 
+from simulation import shapes
 from simulation.invariants import hold
 from simulation.ledger import Ledger
 from simulation.machine import Machine, Watched, open_watched
@@ -79,6 +80,7 @@ class Observer:
             (merge, "merge_rows", self._merge_rows(merge.merge_rows)),
             (audit, "rewrite", self._rewrite(audit.rewrite)),
             (changelog, "_journal_children", self._rewrite(changelog._journal_children)),
+            (changelog, "fold", self._fold(changelog.fold)),
             (Identity, "renew", self._renew(Identity.renew)),
             (Replica, "changes_since", self._changes_since(Replica.changes_since)),
             (snapshot, "finish", self._finish(snapshot.finish)),
@@ -240,6 +242,16 @@ class Observer:
 
         return watched
 
+    def _fold(self, fold: Callable[..., int]) -> Callable[..., int]:
+        def watched(connection: Connection, *args: Any, **options: Any) -> int:
+            ((origin, before),) = connection.rows(_IDENTITY)
+            remaining = fold(connection, *args, **options)
+            ((_, after),) = connection.rows(_IDENTITY)
+            _later(connection, lambda m: self._translate(m, origin, range(before + 1, after + 1)))
+            return remaining
+
+        return watched
+
     def _renew(self, renew: Callable[..., Any]) -> Callable[..., Any]:
         def watched(one: Identity, connection: Connection, reason: str, now_ms: int) -> None:
             ((old, folded),) = connection.rows(_IDENTITY)
@@ -297,6 +309,28 @@ class Observer:
         known = frozenset(machine.knowledge.merged)
         lifted = machine.knowledge.lift(before, after, owned, unwritten)
         self._ledger.lift(before, lifted, known)
+
+    def _translate(self, machine: Machine, origin: bytes, seqs: range) -> None:
+        """Follow what the numbers that were written mean, which is told by when they are folded."""
+        shown, merged = machine.shown(), machine.knowledge.merged
+        written = [
+            change
+            for change in merged
+            if change.register in shapes.REFERENCES
+            and change.stamp.origin == origin
+            and change.stamp.seq in seqs
+        ]
+        owning = surviving(merged) if written else set()
+        for change in written:
+            row = shown[change.table].get(change.key)
+            if row is None or change not in owning:
+                continue
+            columns = machine.tables[change.table].columns_of(machine.knowledge.version)
+            meant = dataclasses.replace(change, value=row[columns.index(change.register)])
+            if meant != change:
+                self._ledger.rename(change, meant)
+                merged.remove(change)
+                merged.add(meant)
 
     def _lifted_waiting(self, before: Stamp, after: Stamp, machine: Machine) -> None:
         known = frozenset(machine.knowledge.merged)

@@ -297,7 +297,8 @@ class World:
             with here.without_triggers():
                 attempt(here.writer, step.unseen)
             state = self._compare(here, there, repair=True)
-        hold(state == verify.EQUAL or bool(there.knowledge.waiting), "repair", state)
+        is_held = bool(here.knowledge.waiting or there.knowledge.waiting)
+        hold(state == verify.EQUAL or is_held, "repair", state)
         return f"mended, {state}"
 
     def _compare(self, here: Machine, there: Machine, *, repair: bool) -> str:
