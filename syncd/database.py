@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import math
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +77,9 @@ _OF_VALUES = {
     sqlite3.SQLITE_TOOBIG,
     sqlite3.SQLITE_ERROR,
 }
-"""The primary codes of errors that depend on what the values are."""
+"""The primary codes of errors that depend on what the values are, or else on the statement."""
+_OF_STATEMENTS = "no such|has no column|syntax error|ambiguous|cannot modify|number of arguments"
+"""What only a statement can be to blame for."""
 
 
 class Connection:
@@ -252,7 +255,8 @@ class Connection:
         try:
             work()
         except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.DataError) as error:
-            if error.sqlite_errorcode & 0xFF not in _OF_VALUES or "no such" in str(error):
+            is_of_values = error.sqlite_errorcode & 0xFF in _OF_VALUES
+            if not is_of_values or re.search(_OF_STATEMENTS, str(error)):
                 raise
             self.raw.execute("ROLLBACK TO attempt")
             return False
