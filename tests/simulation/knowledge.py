@@ -84,7 +84,7 @@ class Knowledge:
         ahead = self.waiting & claimed
         self.merged -= {
             change
-            for change in self.merged
+            for change in self.merged - deaths
             if change.stamp.seq <= claim[change.stamp.origin] and _is_superseded(change, ahead)
         }
 
