@@ -160,17 +160,22 @@ class Candidates:
 
         work: does it for the rows of which a condition is true.
         """
+        connection = self._connection
+        if connection.attempt(lambda: work("true")):
+            return []
+        # If no row is to blame, it is an error.
+        work("false")
+        connection.run(f"CREATE INDEX temp.{table}_id ON {table} (syncd_id)")
 
         def failing(first: int, last: int) -> list[int]:
-            if self._connection.attempt(lambda: work(f"syncd_id BETWEEN {first} AND {last}")):
+            if connection.attempt(lambda: work(f"syncd_id BETWEEN {first} AND {last}")):
                 return []
             if first == last:
                 return [first]
             middle = (first + last) // 2
             return failing(first, middle) + failing(middle + 1, last)
 
-        last = self._connection.value(f"SELECT coalesce(max(syncd_id), 1) FROM temp.{table}")
-        return failing(1, last)
+        return failing(1, connection.value(f"SELECT max(syncd_id) FROM temp.{table}"))
 
     def unsupported(self) -> list[str]:
         """Return the keys of hidden rows whose parent does not show, as SQL literals."""
@@ -386,13 +391,21 @@ class Candidates:
             listed += f", {free} AS {own}"
             # New numbers come last, or SQLite might choose one that is wanted back.
             order = f" ORDER BY {own} IS NULL"
-        into = f"INSERT {self._demands.strictly} INTO {table.sql} ({', '.join(names)})"
+        into = f"INTO {table.sql} ({', '.join(names)})"
         rows = f"SELECT {listed} FROM temp.{self._candidate}"
-        # A CHECK may refuse some of them; those stay where they are.
-        self._failing(
-            self._candidate,
-            lambda ids: connection.run(f"{into} SELECT * FROM ({rows} WHERE {ids}){order}"),
-        )
+        if not connection.attempt(
+            lambda: connection.run(
+                f"INSERT {self._demands.strictly} {into} SELECT * FROM ({rows}){order}"
+            )
+        ):
+            # A CHECK refuses some of them, then, or an expression cannot be made; leave those where
+            # they are.
+            self._failing(
+                self._candidate,
+                lambda ids: connection.run(
+                    f"INSERT OR IGNORE {into} SELECT * FROM ({rows} WHERE {ids}){order}"
+                ),
+            )
         same = " AND ".join(f"t.{name} = c.{name}" for name in table.identity)
         keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
         showing = f"FROM temp.{self._candidate} AS c CROSS JOIN {table.sql} AS t ON {same}"

@@ -7,6 +7,7 @@ import pytest
 from engine.conftest import MakeHosts
 from engine.hosts import Key, pull, settle
 from syncd import comparison
+from syncd.errors import DatabaseError
 
 DOCS = "CREATE TABLE docs (k TEXT PRIMARY KEY, kind TEXT, body TEXT{more})"
 OF_JSON = "json_extract(body, '$.v')"
@@ -43,6 +44,34 @@ def test_a_row_of_which_an_expression_cannot_be_made_is_held(
     for host in (a, b):
         assert host.rows("SELECT body FROM docs WHERE k = 'd'") == [('{"v": 2}',)]
         assert host.held() == 0
+
+
+@pytest.mark.parametrize("word", ["no such", "ambiguous", "syntax error", "murky"])
+def test_a_row_is_held_whatever_its_constraint_says(make_hosts: MakeHosts, word: str) -> None:
+    """SQLite quotes it, so the text of an error tells nothing."""
+    check = f"CHECK (kind IN ('clear', '{word}') OR n < 9)"
+    ddl = f"CREATE TABLE t (k TEXT PRIMARY KEY, kind, n, {check})"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"t": None})
+    a.write("INSERT INTO t VALUES ('x', 'clear', 1)")
+    settle(a, b)
+    a.write("UPDATE t SET n = 10")
+    b.write("UPDATE t SET kind = 'else'")
+    b.write("INSERT INTO t VALUES ('y', 'clear', 1)")
+    settle(a, b)
+    for host in (a, b):
+        assert host.rows("SELECT k FROM t") == [("y",)]
+        assert host.held() == 1
+
+
+def test_no_row_is_blamed_for_what_a_merge_cannot_compute(make_hosts: MakeHosts) -> None:
+    """A CHECK calls a function that only the app has: that is an error, and nothing is held."""
+    a, b = make_hosts("a", "b", ddl="CREATE TABLE t (k TEXT PRIMARY KEY, v)", tables={"t": None})
+    b.writer.create_function("good", 1, lambda _: True, deterministic=True)
+    b.writer.executescript("DROP TABLE t; CREATE TABLE t (k TEXT PRIMARY KEY, v CHECK (good(v)))")
+    a.write("INSERT INTO t VALUES ('x', 1)")
+    with pytest.raises(DatabaseError, match="function: good"):
+        pull(b, a)
+    assert b.held() == 0
 
 
 def test_a_row_that_a_strict_table_refuses_is_held(make_hosts: MakeHosts) -> None:
