@@ -161,7 +161,7 @@ class Frame(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Stamps(msgspec.Struct, frozen=True):
-    """A section as far as `extent` reads it."""
+    """A section as far as `outline` reads it."""
 
     table: str
     origins: list[int]
@@ -169,22 +169,27 @@ class _Stamps(msgspec.Struct, frozen=True):
 
 
 class _Outline(msgspec.Struct, frozen=True):
-    """A frame as far as `extent` reads it."""
+    """A frame as far as `outline` reads it."""
 
     origins: list[Origin]
+    nodes: list[str]
     sections: list[_Stamps]
+    after: Seq
+    position: Seq
     claim: Seqs | None
     snapshot: Snapshot | None = None
 
 
 @dataclass(frozen=True)
-class Extent:
-    """How far a frame reaches: who has merged `seqs` has all that it tells.
+class Outline:
+    """What a frame is without its changes.
 
-    changes: how many it has of each table.
+    bare: the frame, without sections. reach: who has merged that lacks none of its changes, and
+    nothing that it claims or says is forgotten. changes: how many of each table it has.
     """
 
-    seqs: Vector
+    bare: Frame
+    reach: Vector
     changes: dict[str, int]
 
 
@@ -240,10 +245,20 @@ def decompress(packed: bytes) -> Frame:
     return frame
 
 
-def extent(packed: bytes) -> Extent:
-    """Say how far a frame reaches, without looking at its values."""
+def outline(packed: bytes) -> Outline:
+    """Decode what a frame is without its changes, passing over their values."""
     found = decode(_unpack(packed), _Outline)
-    seqs = Vector(found.claim).join(found.snapshot.horizon if found.snapshot else {})
+    bare = Frame(
+        found.origins,
+        found.nodes,
+        [],
+        found.after,
+        found.position,
+        found.claim,
+        found.snapshot,
+    )
+    _check(bare)
+    reach = Vector(found.claim).join(found.snapshot.horizon if found.snapshot else {})
     changes: dict[str, int] = {}
     for section in found.sections:
         last: dict[int, int] = {}
@@ -252,9 +267,9 @@ def extent(packed: bytes) -> Extent:
                 last[number] = seq
         if not last.keys() <= set(range(len(found.origins))):
             raise BundleError(f"table {section.table!r}: an origin that the frame does not name")
-        seqs = seqs.join({found.origins[number]: seq for number, seq in last.items()})
+        reach = reach.join({found.origins[number]: seq for number, seq in last.items()})
         changes[section.table] = changes.get(section.table, 0) + len(section.origins)
-    return Extent(seqs, changes)
+    return Outline(bare, reach, changes)
 
 
 def _unpack(packed: bytes) -> bytes:

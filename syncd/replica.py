@@ -404,18 +404,16 @@ class Replica:
         return counts
 
     def merge_packed(self, header: Header, packed: bytes) -> Counts:
-        """Merge one frame as it stands in a bundle; if nothing of it can be news, only count it."""
+        """Merge one frame as it stands in a bundle; changes none of which is news are counted."""
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             mine = changelog.vector(connection)
-            has_withdrawn = set(header.withdrawn) <= set(withdrawal.known(connection))
         # A bundle may have more than its header says, if it was made while its sender went on.
-        if has_withdrawn and mine.covers(header.vector):
-            extent = bundle.extent(packed)
-            if mine.covers(extent.seqs):
-                self.hear(header.origin, header.node, Vector(header.vector))
-                older = [Counts(older=n).of(table) for table, n in extent.changes.items()]
-                return sum(older, Counts())
+        if mine.covers(header.vector):
+            outline = bundle.outline(packed)
+            if mine.covers(outline.reach):
+                older = [Counts(older=n).of(table) for table, n in outline.changes.items()]
+                return sum(older, self.merge(header, outline.bare))
         return self.merge(header, bundle.decompress(packed))
 
     def certain(self) -> bool:

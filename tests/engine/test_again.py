@@ -51,6 +51,23 @@ def test_a_bundle_that_grew_while_it_was_made_is_read_to_its_end(make_hosts: Mak
     assert b.devices()["a0"] == ("new", "new")
 
 
+def test_what_is_known_by_another_road_is_no_gap(make_hosts: MakeHosts) -> None:
+    """B has from C what the first frames tell, and has read nothing of A's changelog before."""
+    a, b, c = make_hosts("a", "b", "c")
+    written(a)
+    pull(c, a)
+    pull(b, c)
+    with small_frames(1):
+        header, frames = a.replica.frames_since(Vector())
+        packed = [bundle.compress(next(frames))]
+        a.write("INSERT INTO devices (device_id) VALUES ('more'), ('and more')")
+        packed += [bundle.compress(frame) for frame in frames]
+    counts = [b.replica.merge_packed(header, one) for one in packed]
+    assert [(one.older, one.applied) for one in counts] == [(1, 0), (1, 0), (0, 1), (0, 1)]
+    assert a.devices() == b.devices()
+    assert b.replica.cursor(a.identity) == bundle.decompress(packed[-1]).position
+
+
 def test_a_claim_that_is_news_is_taken_over(make_hosts: MakeHosts) -> None:
     """All that B lacks was superseded by what B has from C."""
     a, b, c = make_hosts("a", "b", "c")

@@ -181,8 +181,8 @@ class World:
         self._check(sender)
         with contextlib.suppress(BundleError):
             reader = Reader(io.BytesIO(content[: len(content) * step.share // 1000]))
-            for frame in reader:
-                receiver.replica.merge(reader.header, frame)
+            for packed in reader.packed_frames():
+                receiver.replica.merge_packed(reader.header, packed)
         self._check(receiver)
 
     def _partition(self, step: steps.Partition) -> None:
