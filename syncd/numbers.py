@@ -17,8 +17,10 @@ from syncd.introspection import Definition, is_referred_to_by_number
 from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table, create_numbers
 
 DIGEST_BYTES = 16
-_GREAT = 1 << 62
-"""Numbers from here on are written on purpose; no table counts that far."""
+_PLENTY = 1 << 62
+"""A number behind which more are free than a file can have rows."""
+_ROOM = 1 << 32
+"""As many as one merge may need."""
 
 
 def start(connection: Connection, table: Table) -> None:
@@ -167,17 +169,16 @@ def allot(connection: Connection, table: Table, rows: str) -> None:
     wanted = f"SELECT {table.cells('g')}, coalesce(g.row, {former}) AS row FROM ({rows}) AS g"
     taken = (
         f"EXISTS (SELECT 1 FROM {table.sql} AS t WHERE t.{own} = w.row) OR EXISTS"
-        f" (SELECT 1 FROM {table.numbers} AS n WHERE n.row = w.row AND NOT ({table.on('n', 'w')}))"
+        f" (SELECT 1 FROM {table.numbers} AS n WHERE n.row = w.row AND {table.on('n', 'w')}"
+        " IS NOT true)"
     )
     connection.run(
         f"INSERT OR REPLACE INTO {table.numbers} (row, {', '.join(table.key_cells)})"
         f" SELECT CASE WHEN w.row IS NULL OR w.twin > 1 OR {taken}"
-        f" THEN max(?, coalesce(max(w.row) FILTER (WHERE w.row < {_GREAT}) OVER (), 0))"
-        " + row_number() OVER (ORDER BY"
-        f" {cells}) ELSE w.row END, {cells}"
+        f" THEN ? + row_number() OVER (ORDER BY {cells}) ELSE w.row END, {cells}"
         " FROM (SELECT *, row_number() OVER (PARTITION BY row) AS twin"
         f" FROM ({wanted})) AS w",
-        (_highest(connection, table),),
+        (_free_behind(connection, table),),
     )
 
 
@@ -191,20 +192,26 @@ def _number(table: Table) -> str:
     return quoted(table.rowid)
 
 
-def _highest(connection: Connection, table: Table) -> int:
-    """Return the highest number that any row of a table is known to have had.
-
-    Numbers near the greatest there is are left out: behind one of them there would be none.
-    """
-    own = _number(table)
+def _free_behind(connection: Connection, table: Table) -> int:
+    """Return a number behind which no row is known to have had one, far enough for any merge."""
+    had = [
+        f"SELECT {_number(table)} AS row FROM {table.sql}",
+        f"SELECT row FROM {table.numbers}",
+        f"SELECT row FROM {table.shadow}",
+    ]
     highest: int = connection.value(
-        f"SELECT max((SELECT coalesce(max(row), 0) FROM {table.numbers} WHERE row < {_GREAT}),"
-        f" (SELECT coalesce(max({own}), 0) FROM {table.sql} WHERE {own} < {_GREAT}))"
+        f"SELECT max(0, {', '.join(f'coalesce((SELECT max(row) FROM ({one})), 0)' for one in had)})"
     )
     # AUTOINCREMENT promises never to give a number twice (sqlite.org/autoinc.html).
     if connection.value("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'"):
-        given = connection.value(
-            f"SELECT seq FROM sqlite_sequence WHERE name = ? AND seq < {_GREAT}", (table.name,)
-        )
+        given = connection.value("SELECT seq FROM sqlite_sequence WHERE name = ?", (table.name,))
         highest = max(highest, given or 0)
-    return highest
+    if highest < _PLENTY:
+        return highest
+    # Somebody has written a number near the greatest there is.
+    behind: int = connection.value(
+        "SELECT max(row) FROM (SELECT row, lead(row) OVER (ORDER BY row) - row AS room FROM"
+        f" (SELECT 0 AS row UNION {' UNION '.join(had)} UNION SELECT {(1 << 63) - 1})"
+        f" WHERE row >= 0) WHERE room > {_ROOM}"
+    )
+    return behind

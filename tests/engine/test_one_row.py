@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.conftest import MakeHosts
-from engine.hosts import Key, pull, settle
+from engine.hosts import pull, settle
 from syncd import comparison
 from syncd.errors import DatabaseError
 
@@ -85,21 +85,42 @@ def test_a_row_that_a_strict_table_refuses_is_held(make_hosts: MakeHosts) -> Non
     assert [one.key for one in b.replica.held()] == ["'two'"]
 
 
-@pytest.mark.parametrize("key", ["generated", ["device"]])
-def test_a_row_with_the_greatest_number_leaves_others_theirs(
-    make_hosts: MakeHosts, key: Key
-) -> None:
-    """Behind it there is none; a merge needs numbers for what arrives."""
+GREAT = [2**62 - 2, 2**62 - 1, 2**62, 2**63 - 1]
+
+
+@pytest.mark.parametrize("number", GREAT)
+def test_a_row_with_a_great_number_leaves_others_theirs(make_hosts: MakeHosts, number: int) -> None:
+    """Behind it there may be none, and each row that arrives needs one of its own."""
     ddl = (
-        "CREATE TABLE logs (id INTEGER PRIMARY KEY, device TEXT NOT NULL UNIQUE);"
-        "CREATE TABLE notes (k TEXT PRIMARY KEY, log INTEGER REFERENCES logs (id))"
+        "CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
+        "CREATE TABLE cars (plate TEXT PRIMARY KEY, owner INTEGER REFERENCES owners (id))"
     )
-    a, b = make_hosts("a", "b", ddl=ddl, tables={"logs": key})
-    b.write("INSERT INTO logs VALUES (?, 'last')", 2**63 - 1)
-    a.write("INSERT INTO logs (device) VALUES ('one'), ('two')")
-    settle(a, b)
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"owners": ["name"], "cars": None})
+    b.write("INSERT INTO owners VALUES (?, 'great')", number)
+    b.write("INSERT INTO cars VALUES ('great', ?)", number)
+    for name in ("one", "two", "three"):
+        a.write("INSERT INTO owners (name) VALUES (?)", name)
+        a.write("INSERT INTO cars SELECT name, id FROM owners WHERE name = ?", name)
+        settle(a, b)
+    cars = "SELECT plate, name FROM cars LEFT JOIN owners ON id = owner ORDER BY plate"
+    assert a.rows(cars) == b.rows(cars)
+    assert [plate for plate, owner in b.rows(cars) if plate == owner] == [
+        *("great", "one", "three", "two")
+    ]
+
+
+@pytest.mark.parametrize("number", GREAT)
+def test_a_log_with_a_great_number_takes_all_lines(make_hosts: MakeHosts, number: int) -> None:
+    """Their numbers are all that tells them apart."""
+    ddl = "CREATE TABLE logs (id INTEGER PRIMARY KEY, line TEXT)"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"logs": "generated"})
+    b.write("INSERT INTO logs VALUES (?, 'great')", number)
+    for line in ("one", "two", "three"):
+        a.write("INSERT INTO logs (line) VALUES (?)", line)
+        settle(a, b)
     for host in (a, b):
-        assert host.rows("SELECT device FROM logs ORDER BY 1") == [("last",), ("one",), ("two",)]
+        lines = host.rows("SELECT line FROM logs ORDER BY line")
+        assert lines == [("great",), ("one",), ("three",), ("two",)]
 
 
 def test_a_row_written_past_the_triggers_ends_no_round(make_hosts: MakeHosts) -> None:
