@@ -103,23 +103,22 @@ def written_by(statement: str) -> str | None:
 def _listed(sql: str) -> tuple[list[str], str]:
     """Split a statement into what its outermost parentheses list, and what follows them.
 
-    Comments are left out.
+    A comment is a blank.
     """
     items, text, depth, rest = [], "", 0, ""
     is_listed = False
     for match in _TOKEN.finditer(sql):
-        if match[0].startswith(("--", "/*")):
-            continue
+        piece = " " if match[0].startswith(("--", "/*")) else match[0]
         mark = match[2]
         if is_listed:
-            rest += match[0]
+            rest += piece
             continue
         depth += {"(": 1, ")": -1}.get(mark or "", 0)
         if (mark == "," and depth == 1) or (mark == ")" and depth == 0):
             items.append(text)
             text, is_listed = "", depth == 0
         elif depth > 1 or (depth == 1 and mark != "("):
-            text += match[0]
+            text += piece
     return items, rest
 
 

@@ -170,6 +170,7 @@ def test_a_writer_is_not_refused_what_the_table_takes(
         "CREATE UNIQUE INDEX i ON u (mail) -- while active\n WHERE active = 1 -- only then",
         "CREATE UNIQUE INDEX i ON u (lower(mail) -- any case\n) /* while */ WHERE u.active = 1",
         "CREATE UNIQUE INDEX i ON u (mail /* any */ COLLATE NOCASE /* case */ DESC) WHERE active",
+        "CREATE UNIQUE INDEX i ON u (CASE/**/WHEN active THEN lower(mail)/**/END/**/DESC)",
     ],
 )
 def test_a_partial_index_holds_nothing_back_outside_itself(
