@@ -80,7 +80,7 @@ def fold(
     last = connection.value("SELECT max(seq) FROM syncd_journal")
     folded = last - remaining
     upto = min(last, folded + entries_max)
-    with temporary(connection, "syncd_slice", f"{READINGS} AND j.seq <= {upto}"):
+    with connection.temporary("syncd_slice", f"{READINGS} AND j.seq <= {upto}"):
         unreadable = adrift(connection)
         written = {id_ for (id_,) in connection.rows("SELECT DISTINCT tbl FROM temp.syncd_slice")}
         for name, table in remembered(connection).items():
@@ -162,11 +162,11 @@ def _follow_numbers(connection: Connection, table: Table, keys: str) -> None:
     """
     if not (referring := capture.referring(connection, table)):
         return
-    with temporary(connection, "syncd_taken", numbers.taken(table, keys)) as count:
+    with connection.temporary("syncd_taken", numbers.taken(table, keys)) as count:
         if count:
             for child, column in referring:
                 _journal_children(connection, child, column)
-    with temporary(connection, "syncd_renumbered", numbers.changed(table, keys)) as count:
+    with connection.temporary("syncd_renumbered", numbers.changed(table, keys)) as count:
         if count:
             for child, column in referring:
                 _take_children_along(connection, child, column)
@@ -235,8 +235,7 @@ def _settle_suspects(connection: Connection, table: Table) -> None:
 def _keep_last_writes(connection: Connection, table: Table) -> None:
     """Leave each register of a repeatedly written row with its last write only."""
     cells = ", ".join(table.key_cells)
-    with temporary(
-        connection,
+    with connection.temporary(
         "syncd_repeated",
         f"SELECT {cells}, max(CASE WHEN mask & {DEAD_BIT} THEN seq ELSE 0 END) AS died"
         f" FROM temp.syncd_staged GROUP BY {cells} HAVING count(*) > 1",
@@ -244,8 +243,7 @@ def _keep_last_writes(connection: Connection, table: Table) -> None:
         if not repeated:
             return
         top = max(DEAD_BIT, *(column.bit for column in table.columns), 0)
-        with temporary(
-            connection,
+        with connection.temporary(
             "syncd_last",
             f"""
             WITH RECURSIVE bits(bit) AS
@@ -288,17 +286,6 @@ def named(connection: Connection, table: Table, keys: Sequence[bundle.Column]) -
     connection.run("DROP TABLE temp.syncd_named")
 
 
-@contextlib.contextmanager
-def temporary(connection: Connection, name: str, query: str) -> Iterator[int]:
-    """Hold a query's result in a temporary table; yield its number of rows.
-
-    An exception rolls the transaction back, and the temporary table with it.
-    """
-    connection.run(f"CREATE TEMP TABLE {name} AS {query}")
-    yield connection.value(f"SELECT count(*) FROM temp.{name}")
-    connection.run(f"DROP TABLE temp.{name}")
-
-
 STANDS = """
     e.hlc > s.hlc OR (e.hlc = s.hlc AND CASE WHEN e.origin = s.origin THEN e.seq >= s.seq ELSE
         (SELECT id FROM syncd_origin WHERE ordinal = e.origin) >
@@ -325,7 +312,7 @@ def resolved(connection: Connection, table: Table) -> Iterator[int]:
             {STANDS} AS stands
         FROM temp.syncd_staged AS s CROSS JOIN {table.changes} AS e ON {table.on("e", "s")}
     """
-    with temporary(connection, "syncd_contest", query) as contested:
+    with connection.temporary("syncd_contest", query) as contested:
         if contested:
             _take_from_staged(connection)
             _take_from_entries(connection, table)

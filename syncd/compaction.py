@@ -97,7 +97,7 @@ def forget(connection: Connection, part: Slice, now_ms: int, retention_ms: int) 
         f"SELECT {cells}, position, origin, seq, hlc, mask FROM {table.changes} AS e"
         f" WHERE {needless} AND e.position > {part.after} AND e.position <= {part.upto}"
     )
-    with changelog.temporary(connection, "syncd_forgotten", query) as count:
+    with connection.temporary("syncd_forgotten", query) as count:
         connection.run(
             f"DELETE FROM {table.changes} WHERE ({cells}, position) IN"
             f" (SELECT {cells}, position FROM temp.syncd_forgotten)"
@@ -145,8 +145,7 @@ def lift(connection: Connection, table: Table, where: str, hlc: int) -> int:
     The journal must be folded.
     """
     cells = ", ".join(table.key_cells)
-    with changelog.temporary(
-        connection,
+    with connection.temporary(
         "syncd_lifted",
         f"SELECT {cells}, position, mask, {_unwritten(table)} AS unwritten,"
         " row_number() OVER (ORDER BY position) AS n"
@@ -185,8 +184,7 @@ def is_buried(table: Table) -> str:
 
 def lift_held(connection: Connection, where: str, hlc: int) -> None:
     """Give held changes a new stamp, as `lift` does. where: a condition on the held entry `e`."""
-    with changelog.temporary(
-        connection,
+    with connection.temporary(
         "syncd_lifted",
         "SELECT rowid AS id, dense_rank() OVER (ORDER BY origin, seq) AS change,"
         " row_number() OVER (ORDER BY position) AS n"

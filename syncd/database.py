@@ -262,6 +262,16 @@ class Connection:
             self.raw.execute("RELEASE attempt")
         return True
 
+    @contextlib.contextmanager
+    def temporary(self, name: str, query: str) -> Iterator[int]:
+        """Hold a query's result in a temporary table; yield its number of rows.
+
+        An exception rolls the transaction back, and the temporary table with it.
+        """
+        self.run(f"CREATE TEMP TABLE {name} AS {query}")
+        yield self.value(f"SELECT count(*) FROM temp.{name}")
+        self.run(f"DROP TABLE temp.{name}")
+
     def define(self, name: str, function: Callable[..., Any]) -> None:
         """Make a function of any number of arguments known to this connection's SQL."""
         self.raw.create_function(name, -1, function, deterministic=True)

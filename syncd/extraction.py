@@ -149,7 +149,7 @@ class _News:
 
     def chosen(self, table: Table, entries: str, room: Room) -> Iterator[Section]:
         """Yield a table's changes among the entries of a query, one section per mask and place."""
-        with changelog.temporary(self._connection, "syncd_frame", entries):
+        with self._connection.temporary("syncd_frame", entries):
             masks = self._connection.rows("SELECT DISTINCT mask FROM temp.syncd_frame")
             for (mask,) in sorted(masks):
                 columns = [column for column in table.columns if column.bit & mask]

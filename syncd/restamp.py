@@ -8,7 +8,7 @@ journal must be folded: its last row is the counter that this goes on from.
 
 from __future__ import annotations
 
-from syncd.changelog import take_seqs, temporary
+from syncd.changelog import take_seqs
 from syncd.database import Connection
 from syncd.held import take_positions
 from syncd.schema import Table
@@ -41,7 +41,7 @@ def _restamp(connection: Connection, target: str, chosen: str) -> int:
         "SELECT e.position AS was, dense_rank() OVER (ORDER BY e.hlc, i.id, e.seq) AS n"
         f" FROM {target} AS e JOIN syncd_origin AS i ON i.ordinal = e.origin WHERE {chosen}"
     )
-    with temporary(connection, "syncd_again", query) as parts:
+    with connection.temporary("syncd_again", query) as parts:
         if not parts:
             return 0
         changes: int = connection.value("SELECT max(n) FROM temp.syncd_again")

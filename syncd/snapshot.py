@@ -186,8 +186,7 @@ def _take_slice(
     connection: Connection, table: Table, gone: str, between: str, deaths: ForgottenDeaths
 ) -> int:
     cells = ", ".join(table.key_cells)
-    with changelog.temporary(
-        connection,
+    with connection.temporary(
         "syncd_gone",
         f"SELECT {cells}, position, e.mask & {ALIVE_BIT} AS alive FROM {table.changes} AS e"
         f" WHERE {between} AND {gone}",

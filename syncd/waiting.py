@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Iterator
 
 from syncd.candidates import Candidates
-from syncd.changelog import temporary
 from syncd.clock import ms_of_hlc
 from syncd.database import Connection
 from syncd.held import CONSTRAINT, DISPLACED, PARENT, Held
@@ -73,7 +72,7 @@ def log_displaced(
         return 0
     with (
         _gathered(connection, table, demands) as candidates,
-        temporary(connection, "syncd_displaced", candidates.displacements()),
+        connection.temporary("syncd_displaced", candidates.displacements()),
     ):
         named = {"table": table.name, "reason": DISPLACED, "now": now_ms}
         connection.run(
