@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from syncd import usertriggers
 from syncd.database import Connection, quoted
 from syncd.introspection import Definition, Term, Unique
-from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Column, Table, load_tables
+from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table
 
 SUSPECT = 0
 """The mask of a journal entry that only says: this row may have been displaced by a REPLACE."""
@@ -91,18 +91,6 @@ def install(connection: Connection, table: Table, definition: Definition) -> boo
     for sql in wanted.values():
         connection.run(sql)
     return True
-
-
-def referring(connection: Connection, table: Table) -> list[tuple[Table, Column]]:
-    """Return the columns that refer to a table by row number, where its rows have a key as well."""
-    if not table.numbered or table.is_generated:
-        return []
-    return [
-        (child, column)
-        for child in load_tables(connection).values()
-        for column in child.columns
-        if column.parent == table.name
-    ]
 
 
 def journal(connection: Connection, table: Table, mask: int, rows: str, now_ms: int) -> int:

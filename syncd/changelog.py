@@ -11,13 +11,12 @@ A dead entry owns every register of its row that is older than itself. All of it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from syncd import bundle, capture, held, numbers, shadow, staging
+from syncd import bundle, children, held, numbers, staging
 from syncd.clock import COUNTER_BITS
-from syncd.database import Connection, quoted
-from syncd.introspection import constraints
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, adrift, load_tables, remembered
+from syncd.database import Connection
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, adrift, load_tables, remembered
 from syncd.vector import Vector
 
 FOLD_ENTRIES = 20_000
@@ -86,10 +85,9 @@ def fold(
         for name, table in remembered(connection).items():
             if table.id in written:
                 _fold_table(connection, table, minted_under, is_readable=name not in unreadable)
-        tables = load_tables(connection)
-        for table in tables.values():
+        for table in load_tables(connection).values():
             if table.id in written:
-                _expect_parents(connection, table, tables)
+                children.expect_parents(connection, table, _written_rows(table))
         advance_clock(connection, connection.value("SELECT max(hlc) FROM temp.syncd_slice"))
     connection.run(
         "UPDATE syncd_origin SET seq = ? WHERE ordinal = (SELECT origin FROM syncd_replica)",
@@ -140,7 +138,7 @@ def _fold_table(
             numbers.take_births(connection, table, entries)
         elif table.numbered and is_readable:
             written = f"SELECT {cells} FROM temp.syncd_staged"
-            _follow_numbers(connection, table, written)
+            children.follow(connection, table, written, _slice_ms(connection))
             numbers.note(connection, table, written)
         if is_readable:
             _settle_suspects(connection, table)
@@ -154,74 +152,19 @@ def _fold_table(
             )
 
 
-def _follow_numbers(connection: Connection, table: Table, keys: str) -> None:
-    """Let other hosts and this one agree whose children those are that refer to a row by number.
-
-    keys: a query of the rows written. Nothing here is done by a trigger, because one that names
-    another table of the user's keeps him from rebuilding and dropping that.
-    """
-    if not (referring := capture.referring(connection, table)):
-        return
-    with connection.temporary("syncd_taken", numbers.taken(table, keys)) as count:
-        if count:
-            for child, column in referring:
-                _journal_children(connection, child, column)
-    with connection.temporary("syncd_renumbered", numbers.changed(table, keys)) as count:
-        if count:
-            for child, column in referring:
-                _take_children_along(connection, child, column)
+def _written_rows(table: Table) -> str:
+    """Return the condition that a row of the user's table was written in this slice."""
+    cells = ", ".join(f"k{i}" for i in range(len(table.identity)))
+    written = f"SELECT {cells} FROM temp.syncd_slice WHERE tbl = {table.id}"
+    return f"({', '.join(table.identity)}) IN ({written})"
 
 
-def _journal_children(connection: Connection, child: Table, column: Column) -> None:
-    """Journal those whose number means another row by now."""
-    capture.journal(
-        connection,
-        child,
-        column.bit,
-        f"SELECT {', '.join(child.identity)} FROM {child.sql}"
-        f" WHERE {quoted(column.name)} IN (SELECT row FROM temp.syncd_taken)",
-        connection.value(
-            "SELECT CAST((max(wall) - 2440587.5) * 86400000 AS INTEGER) FROM temp.syncd_slice"
-        ),
+def _slice_ms(connection: Connection) -> int:
+    """Return what the wall clock read when the last of this slice was written."""
+    ms: int = connection.value(
+        "SELECT CAST((max(wall) - 2440587.5) * 86400000 AS INTEGER) FROM temp.syncd_slice"
     )
-
-
-def _expect_parents(connection: Connection, child: Table, tables: Mapping[str, Table]) -> None:
-    """Remember which numbers children in this slice refer to that mean no row yet."""
-    cells = ", ".join(f"k{i}" for i in range(len(child.identity)))
-    written = f"SELECT {cells} FROM temp.syncd_slice WHERE tbl = {child.id}"
-    for column in child.columns:
-        if column.parent is not None and column.parent in tables:
-            numbers.expect(
-                connection,
-                tables[column.parent],
-                f"SELECT {quoted(column.name)} AS row FROM {child.sql}"
-                f" WHERE ({', '.join(child.identity)}) IN ({written})",
-            )
-
-
-def _take_children_along(connection: Connection, child: Table, column: Column) -> None:
-    """Let children refer to the number that a row has now, if nobody has the former one.
-
-    Where foreign keys are not enforced, a REPLACE or a new number leaves them behind. On other
-    hosts, which know the row by its key, they are its children as before. Where the table refuses
-    that, they are set aside until it is settled who shows.
-    """
-    name = quoted(column.name)
-    demands = constraints(connection, child.name, [one.name for one in child.key])
-    with capture.suspended(connection, [child]):
-        if not connection.attempt(
-            lambda: connection.run(
-                f"UPDATE {demands.strictly} {child.sql} AS c SET {name} = r.row"
-                f" FROM temp.syncd_renumbered AS r WHERE c.{name} = r.former"
-            )
-        ):
-            shadow.hide(
-                connection,
-                child,
-                f"SELECT {child.named_key('c')} FROM {child.sql} AS c"
-                f" WHERE c.{name} IN (SELECT former FROM temp.syncd_renumbered)",
-            )
+    return ms
 
 
 def _settle_suspects(connection: Connection, table: Table) -> None:

@@ -143,14 +143,14 @@ def expect(connection: Connection, table: Table, numbers: str) -> None:
 
 
 def changed(table: Table, keys: str) -> str:
-    """Return the query of rows that have another number than they had: `former`, and `row` now.
+    """Return the query of rows that have another number than they had, where nobody else has that.
 
-    Those of which the former number is another row's by now are left out. keys: a query of sync
-    keys. To be asked before `note`.
+    It has their key, `k0`, the number `former`, and `row` now. keys: a query of sync keys. To be
+    asked before `note`.
     """
     own = _number(table)
     return (
-        f"SELECT n.row AS former, t.{own} AS row FROM ({keys}) AS k"
+        f"SELECT n.k0, n.row AS former, t.{own} AS row FROM ({keys}) AS k"
         f" JOIN {table.numbers} AS n ON {table.on('n', 'k')}"
         f" JOIN {table.sql} AS t ON {table.on_user('t', 'k')} WHERE t.{own} <> n.row"
         f" AND NOT EXISTS (SELECT 1 FROM {table.sql} AS o WHERE o.{own} = n.row)"

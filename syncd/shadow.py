@@ -62,19 +62,16 @@ def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True)
     if table.rowid is not None:
         cells.append("row")
         values.append(f"t.{quoted(table.rowid)}")
-    connection.run(
-        f"CREATE TEMP TABLE syncd_hiding AS SELECT * FROM ({keys}) AS s"
-        f" WHERE NOT EXISTS (SELECT 1 FROM {table.shadow} AS h WHERE {table.on('h', 's')})"
-    )
-    connection.run(
-        f"INSERT INTO {table.shadow} ({', '.join(cells)}) SELECT {', '.join(values)}"
-        f" FROM temp.syncd_hiding AS s CROSS JOIN {table.sql} AS t ON {table.on_user('t', 's')}"
-    )
-    count = connection.run(
-        f"DELETE FROM {table.sql} WHERE {table.among('SELECT * FROM temp.syncd_hiding')}"
-    )
-    if table.is_generated:
-        # The number is free now, and may be given to a row that has nothing to do with this one.
-        numbers.forget(connection, table, "SELECT * FROM temp.syncd_hiding")
-    connection.run("DROP TABLE temp.syncd_hiding")
-    return count
+    not_there = f"NOT EXISTS (SELECT 1 FROM {table.shadow} AS h WHERE {table.on('h', 's')})"
+    hiding = "SELECT * FROM temp.syncd_hiding"
+    with connection.temporary("syncd_hiding", f"SELECT * FROM ({keys}) AS s WHERE {not_there}"):
+        connection.run(
+            f"INSERT INTO {table.shadow} ({', '.join(cells)}) SELECT {', '.join(values)}"
+            f" FROM temp.syncd_hiding AS s CROSS JOIN {table.sql} AS t ON {table.on_user('t', 's')}"
+        )
+        count = connection.run(f"DELETE FROM {table.sql} WHERE {table.among(hiding)}")
+        if table.is_generated:
+            # The number is free now, and may be given to a row that has nothing to do with this
+            # one.
+            numbers.forget(connection, table, hiding)
+        return count

@@ -418,6 +418,23 @@ class TestReferences:
             settle(a, b)
             assert cars(a) == cars(b)
 
+    def test_children_come_back_once_they_can_follow(self, make_hosts: MakeHosts) -> None:
+        """And theirs with them, which were left without a parent in the meantime."""
+        ddl = FAMILY.replace("owner INTEGER", "owner INTEGER CHECK (owner < 9)") + (
+            "; CREATE TABLE keys (number TEXT PRIMARY KEY, plate TEXT REFERENCES cars (plate))"
+        )
+        (a,) = make_hosts("a", ddl=ddl, tables={**FAMILY_KEYS, "keys": None})
+        a.write("INSERT INTO owners (name) VALUES ('ana')")
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1)")
+        a.write("INSERT INTO keys VALUES ('k', 'A')")
+        a.replica.fold()
+        for number, shown in ((99, []), (5, [("A", "ana")])):
+            a.write("UPDATE owners SET id = ?", number)
+            a.replica.fold()
+            assert cars(a) == shown
+            assert len(a.rows("SELECT * FROM keys")) == len(shown)
+            assert a.rows("PRAGMA foreign_key_check") == []
+
     def test_tables_of_children_can_be_rebuilt_and_dropped(self, make_hosts: MakeHosts) -> None:
         """As if nothing were enrolled: no trigger of another table names them."""
         (a,) = make_hosts("a", ddl=FAMILY, tables=FAMILY_KEYS)
