@@ -8,10 +8,11 @@ lowest, so that any real write beats them; so do the values of a column that was
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from syncd import backfill, capture, disclaim, migration, missed, numbers, usertriggers
+from syncd import backfill, capture, children, disclaim, migration, missed, numbers, usertriggers
 from syncd.config import TableConfig
 from syncd.database import Connection
 from syncd.disclaim import Renew
@@ -76,11 +77,8 @@ def enrol(
         if name not in configs and name not in gone
     }
     definitions, problems = _definitions(connection, {**configs, **unlisted})
-    by_name = {definition.name: definition for definition in definitions}
-    for definition in definitions:
-        table = known.get(definition.name)
-        if table is not None:
-            problems += _unchangeable(table, definition, by_name)
+    bare = _bare_references(known, definitions)
+    problems += _unchangeable(known, definitions, bare)
     if problems:
         raise SchemaError(problems)
     if is_enrolled(connection):
@@ -98,10 +96,9 @@ def enrol(
     results = [enrolling.one(one, known.get(one.name)) for one in definitions]
     # Only now, because backfilling wants a journal in which nothing waits.
     results = [_with_missed(connection, result, now_ms) for result in results]
+    _expect_parents(connection, results)
     results = [
-        _with_crossing(connection, result, configs[result.table].triggers)
-        if result.table in configs
-        else result
+        _with_warnings(connection, result, configs.get(result.table), bare[result.table])
         for result in results
     ]
     return [
@@ -121,16 +118,27 @@ def _with_missed(connection: Connection, result: Enrolled, now_ms: int) -> Enrol
     return dataclasses.replace(result, rows=result.rows + born, deleted=died)
 
 
-def _with_crossing(connection: Connection, result: Enrolled, expected: Collection[str]) -> Enrolled:
-    """Warn of triggers that do not fire on every host that has the change, but those expected."""
-    table = load_tables(connection)[result.table]
-    warnings = [
-        f"trigger {trigger} writes {written}, which is synced as well: what it wrote travels as"
-        " changes of its own, so it does not fire when a change from another host is merged"
-        for trigger, written in usertriggers.crossing(connection, table)
-        if trigger not in expected
-    ]
-    return dataclasses.replace(result, warnings=(*result.warnings, *warnings))
+def _with_warnings(
+    connection: Connection,
+    result: Enrolled,
+    config: TableConfig | None,
+    bare: Sequence[tuple[str, str]],
+) -> Enrolled:
+    """Warn of bare references, and of triggers that do not fire on every host that has the change.
+
+    config: the table's, which names triggers that are expected; None if it is not listed any more.
+    """
+    warnings = [*result.warnings, *itertools.starmap(_said_of, bare)]
+    if config is not None:
+        warnings += [
+            f"trigger {trigger} writes {written}, which is synced as well: what it wrote travels"
+            " as changes of its own, so it does not fire when a change from another host is merged"
+            for trigger, written in usertriggers.crossing(
+                connection, load_tables(connection)[result.table]
+            )
+            if trigger not in config.triggers
+        ]
+    return dataclasses.replace(result, warnings=tuple(warnings))
 
 
 def _definitions(
@@ -149,25 +157,58 @@ def _definitions(
 
 
 def _unchangeable(
-    table: Table, definition: Definition, definitions: Mapping[str, Definition]
+    known: Mapping[str, Table],
+    definitions: Sequence[Definition],
+    bare: Mapping[str, Sequence[tuple[str, str]]],
 ) -> list[str]:
-    """Say what an enrolled table has come to be that it cannot become."""
-    problems = []
-    if table.key != definition.key:
-        problems.append(
-            f"tables.{table.name}.key: enrolled with key"
-            f" ({', '.join(column.name for column in table.key)}), which cannot change"
-        )
-    parents = _parents(definition, definitions)
-    problems += [
-        f"tables.{table.name}: ({column.name}) was synced as a bare number and refers to"
-        f" {parents[column.name]} by that, so it would have to travel as a key from now on; leave"
-        f" it out on every host first (columns: {{exclude: [{column.name}]}}, syncd init), then"
-        " take it in again"
-        for column in table.columns
-        if column.name in parents and column.parent is None
+    """Say what enrolled tables have come to be that they cannot become. bare: references."""
+    keys = [
+        f"tables.{definition.name}.key: enrolled with key"
+        f" ({', '.join(c.name for c in known[definition.name].key)}), which cannot change"
+        for definition in definitions
+        if definition.name in known and known[definition.name].key != definition.key
     ]
-    return problems
+    # One to a parent that was there before is no news, and keeps no host from starting.
+    references = [
+        f"tables.{name}: {_said_of(column, parent)}"
+        for name, of_table in bare.items()
+        for column, parent in of_table
+        if parent not in known
+    ]
+    return keys + references
+
+
+def _bare_references(
+    known: Mapping[str, Table], definitions: Sequence[Definition]
+) -> dict[str, list[tuple[str, str]]]:
+    """Return each table's columns that refer to a parent by number and have been synced as such."""
+    by_name = {definition.name: definition for definition in definitions}
+    return {
+        name: [
+            (column.name, parents[column.name])
+            for column in (known[name].columns if name in known else ())
+            if column.name in parents and column.parent is None
+        ]
+        for name, definition in by_name.items()
+        for parents in [_parents(definition, by_name)]
+    }
+
+
+def _said_of(column: str, parent: str) -> str:
+    """Say what is wrong with a reference that was synced as a bare number, and the way out."""
+    return (
+        f"({column}) was synced as a bare number of {parent}, which means another row on each host;"
+        " to let it travel as the key, first let every host leave it out (columns: {exclude:"
+        f" [{column}]}}) or rename it (ALTER TABLE ... RENAME COLUMN), then syncd init, then back"
+    )
+
+
+def _expect_parents(connection: Connection, results: Sequence[Enrolled]) -> None:
+    """Look through children for parents that are not here yet, unless the fold has seen to it."""
+    seen = {result.table for result in results if result.state == "unchanged"}
+    for table in load_tables(connection).values():
+        if not {table.name, *(c.parent for c in table.columns if c.parent)} <= seen:
+            children.expect_parents(connection, table)
 
 
 def _parents(definition: Definition, definitions: Mapping[str, Definition]) -> dict[str, str]:

@@ -627,20 +627,58 @@ class TestReferences:
         assert b.rows("SELECT device_id FROM devices") == [("y",)]
         assert b.rows("SELECT token FROM sessions JOIN devices ON id = device") == []
 
-    def test_a_parent_enrolled_after_its_children_is_refused(self, make_hosts: MakeHosts) -> None:
-        """What was synced are bare numbers; left out and taken in again they travel as keys."""
-        a, b = make_hosts("a", "b", ddl=FAMILY, tables={"cars": None})
+    @pytest.mark.parametrize("demand", ["", "NOT NULL"])
+    def test_a_parent_enrolled_after_its_children_is_refused(
+        self, make_hosts: MakeHosts, demand: str
+    ) -> None:
+        """What was synced are bare numbers; left out and taken in again they travel as keys. What
+        cannot be left out can be renamed."""
+        ddl = FAMILY.replace("owner INTEGER", f"owner INTEGER {demand}")
+        a, b = make_hosts("a", "b", ddl=ddl, tables={"cars": None})
         a.write("INSERT INTO owners (name) VALUES ('anna')")
         b.write("INSERT INTO owners (name) VALUES ('bert'), ('anna')")
         a.write("INSERT INTO cars (plate, owner) VALUES ('A', 1)")
         with pytest.raises(SchemaError, match=r"cars: \(owner\) was synced as a bare number"):
             a.enrol(FAMILY_KEYS)
         for host in (a, b):
-            host.enrol({"cars": {"columns": {"exclude": ["owner"]}}})
+            if demand:
+                host.writer.execute("ALTER TABLE cars RENAME COLUMN owner TO owned_by")
+                host.enrol({"cars": None})
+                host.writer.execute("ALTER TABLE cars RENAME COLUMN owned_by TO owner")
+            else:
+                host.enrol({"cars": {"columns": {"exclude": ["owner"]}}})
         for host in (a, b):
-            host.enrol(FAMILY_KEYS)
+            assert [one.warnings for one in host.enrol(FAMILY_KEYS)] == [(), ()]
         settle(a, b)
         assert cars(a) == cars(b) == [("A", "anna")]
+
+    def test_a_file_with_a_bare_reference_is_warned_of_and_goes_on(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Both tables were enrolled before the reference was."""
+        ddl = FAMILY.replace("owner INTEGER REFERENCES owners (id) ON DELETE SET NULL", "owner")
+        (a,) = make_hosts("a", ddl=ddl, tables=FAMILY_KEYS)
+        a.writer.executescript(
+            """
+            CREATE TABLE cars_new
+                (plate TEXT PRIMARY KEY, owner INTEGER REFERENCES owners (id), colour);
+            DROP TABLE cars;
+            ALTER TABLE cars_new RENAME TO cars;
+            """
+        )
+        (warning,) = (warning for one in a.enrol() for warning in one.warnings)
+        assert warning.startswith("(owner) was synced as a bare number of owners")
+
+    def test_parents_of_rows_that_were_there_may_come_later(self, make_hosts: MakeHosts) -> None:
+        """As of rows that are written."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS, enrolled=False)
+        a.write("INSERT INTO cars (plate, owner) VALUES ('A', 7)")
+        a.enrol()
+        b.enrol()
+        settle(a, b)
+        a.write("INSERT INTO owners (id, name) VALUES (7, 'ana')")
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "ana")]
 
     def test_a_parent_of_several_key_columns_is_refused(self, make_hosts: MakeHosts) -> None:
         """One value takes the number's place."""
