@@ -233,3 +233,25 @@ class TestMending:
         settle(a, b)
         sql = "SELECT quote(k), hex(l) FROM odd ORDER BY 1"
         assert a.rows(sql) == b.rows(sql)
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "CREATE TABLE notes (v CHECK (v > 0))",
+        "CREATE TABLE notes (v CHECK (good(v)))",
+        "CREATE TABLE notes (v COLLATE theirs); CREATE INDEX sorted ON notes (v)",
+    ],
+)
+def test_what_is_the_apps_own_is_no_damage(make_hosts: MakeHosts, ddl: str) -> None:
+    """A value that a CHECK would refuse, a function and a collation: the rest is looked at."""
+    (a,) = make_hosts("a")
+    a.writer.create_function("good", 1, lambda _: True, deterministic=True)
+    a.writer.create_collation("theirs", lambda x, y: (x > y) - (x < y))
+    a.writer.executescript(f"PRAGMA ignore_check_constraints = 1; {ddl}")
+    a.write("INSERT INTO notes VALUES (-1), (-2)")
+    a.write("INSERT INTO devices (device_id) VALUES ('d')")
+    a.replica.fold()
+    assert comparison.findings(a.replica) == []
+    past_the_triggers(a, "INSERT INTO devices (device_id) VALUES ('missed')")
+    assert [one.name for one in comparison.findings(a.replica)] == ["'missed'"]
