@@ -92,12 +92,28 @@ def written_by(statement: str) -> str | None:
 
     In a trigger no statement begins with WITH, and no name of a schema stands before a table's.
     """
-    words = list(itertools.islice(_names(statement), 5))
+    words = [match[0] for match in itertools.islice(_words(statement), 5)]
     verb = words[0].casefold()
     if verb not in ("insert", "replace", "update", "delete"):
         return None
     at = 3 if words[1].casefold() == "or" else 1
-    return words[at] if verb == "update" else words[at + 1]
+    return _unquoted(words[at] if verb == "update" else words[at + 1])
+
+
+def ignoring(statement: str) -> str:
+    """Return a statement of a trigger so that it leaves out what a constraint refuses it.
+
+    One that says itself what to do, and that is not to fail, does that.
+    """
+    verb, second, third = itertools.islice(_words(statement), 3)
+    if verb[0].casefold() not in ("insert", "update"):
+        return statement
+    behind = verb.end()
+    if second[0].casefold() == "or":
+        if third[0].casefold() in ("ignore", "replace"):
+            return statement
+        behind = third.end()
+    return f"{statement[: verb.end()]} OR IGNORE{statement[behind:]}"
 
 
 def _listed(sql: str) -> tuple[list[str], str]:
@@ -123,11 +139,17 @@ def _listed(sql: str) -> tuple[list[str], str]:
 
 
 def _names(sql: str) -> Iterator[str]:
-    """Yield the words of a piece of SQL, whatever stands in quotes included."""
+    """Yield the words of a piece of SQL, without their quotes."""
+    for match in _words(sql):
+        yield _unquoted(match[0])
+
+
+def _words(sql: str) -> Iterator[re.Match[str]]:
+    """Find the words of a piece of SQL, whatever stands in quotes included."""
     for match in _NAME.finditer(sql):
         name = match["name"]
         if name and not name.startswith(("--", "/*")):
-            yield _unquoted(name)
+            yield match
 
 
 def _behind_as(declared: str) -> str:

@@ -21,7 +21,7 @@ def restrained(connection: Connection, tables: Collection[Table]) -> Iterator[No
     """Let writes to tables set off no statement that writes an enrolled one, in this transaction.
 
     Of a trigger's statements those are left that write other tables. One that writes nothing could
-    only refuse what another host has accepted already.
+    only refuse what another host has accepted already, and so could one that fails.
     """
     theirs = _set_off(connection, tables)
     enrolled = {name.casefold() for name in _enrolled(connection)}
@@ -86,12 +86,13 @@ def _set_off(connection: Connection, tables: Collection[Table]) -> dict[str, str
 def _rest(sql: str, enrolled: Collection[str]) -> str | None:
     """Return what is left of a trigger: itself, less of it, or None.
 
-    What is left are the statements that write something, and nothing enrolled. A view takes
-    nothing without its trigger, so there that stays, and does nothing.
+    What is left are the statements that write something, and nothing enrolled; a row that their
+    table refuses they leave out. A view takes nothing without its trigger, so there that stays, and
+    does nothing.
     """
     head, statements = ddl.trigger(sql)
     kept = [
-        statement
+        ddl.ignoring(statement)
         for statement in statements
         if (written := ddl.written_by(statement)) and written.casefold() not in enrolled
     ]
