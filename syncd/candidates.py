@@ -80,7 +80,7 @@ class Candidates:
                 self._connection,
                 table,
                 f"SELECT {keys} FROM {rows}"
-                f" WHERE NOT {_has_parent(reference, 'c', quoted(reference.parent))}"
+                f" WHERE NOT {reference.is_met('c')}"
                 f" AND {self._can_tell_parent(reference)}",
             )
             for reference in self._demands.foreign_keys
@@ -136,10 +136,7 @@ class Candidates:
             bad = self._failing(
                 self._whole, lambda ids: connection.rows(f"SELECT {tried} FROM {whole} WHERE {ids}")
             )
-            keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
-            of_bad = f"FROM temp.{self._whole} WHERE syncd_id IN ({', '.join(map(str, bad))})"
-            connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys}, 0 {of_bad}")
-            connection.run(f"DELETE {of_bad}")
+            self._give_up(self._whole, bad)
         made = "".join(f", ({sql}) AS {quoted(name)}" for name, sql in made_of.items())
         connection.run(
             f"CREATE TEMP TABLE {self._candidate} AS SELECT *{made} FROM temp.{self._whole}"
@@ -166,22 +163,24 @@ class Candidates:
         # If no row is to blame, it is an error.
         work("false")
         connection.run(f"CREATE INDEX temp.{table}_id ON {table} (syncd_id)")
+        ranges = connection.refused(
+            lambda first, last: work(f"syncd_id BETWEEN {first} AND {last}"),
+            connection.value(f"SELECT max(syncd_id) FROM temp.{table}"),
+        )
+        return [first for first, _ in ranges]
 
-        def failing(first: int, last: int) -> list[int]:
-            if connection.attempt(lambda: work(f"syncd_id BETWEEN {first} AND {last}")):
-                return []
-            if first == last:
-                return [first]
-            middle = (first + last) // 2
-            return failing(first, middle) + failing(middle + 1, last)
-
-        return failing(1, connection.value(f"SELECT max(syncd_id) FROM temp.{table}"))
+    def _give_up(self, table: str, ids: Sequence[int]) -> int:
+        """Take rows out of a temporary table, for they cannot show; return how many."""
+        keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
+        taken = f"FROM temp.{table} WHERE syncd_id IN ({', '.join(map(str, ids))})"
+        self._connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys}, 0 {taken}")
+        return self._connection.run(f"DELETE {taken}")
 
     def unsupported(self) -> list[str]:
         """Return the keys of hidden rows whose parent does not show, as SQL literals."""
         candidates = [
             f"SELECT {self._literals('c.syncd_')} FROM temp.{self._candidate} AS c"
-            f" WHERE NOT {_has_parent(reference, 'c', quoted(reference.parent))}"
+            f" WHERE NOT {reference.is_met('c')}"
             for reference in self._demands.foreign_keys
         ]
         numberless = [
@@ -312,10 +311,10 @@ class Candidates:
         """Drop candidates without a parent, neither showing nor about to; return how many."""
         dropped = 0
         for reference in self._demands.foreign_keys:
-            has_parent = _has_parent(reference, "c", quoted(reference.parent))
+            has_parent = reference.is_met("c")
             if reference.parent in self._candidates_of:
                 candidates = f"temp.{self._candidates_of[reference.parent]}"
-                among = _has_parent(reference, "c", candidates)
+                among = reference.is_met("c", candidates)
                 has_parent = f"({has_parent} OR {among})"
             left_out = f"FROM temp.{self._candidate} AS c WHERE NOT {has_parent}"
             if bar:
@@ -391,35 +390,35 @@ class Candidates:
             listed += f", {free} AS {own}"
             # New numbers come last, or SQLite might choose one that is wanted back.
             order = f" ORDER BY {own} IS NULL"
-        into = f"INTO {table.sql} ({', '.join(names)})"
-        rows = f"SELECT {listed} FROM temp.{self._candidate}"
-        if not connection.attempt(
-            lambda: connection.run(
-                f"INSERT {self._demands.strictly} {into} SELECT * FROM ({rows}){order}"
-            )
-        ):
-            # A CHECK refuses some of them, then, or an expression cannot be made; leave those where
-            # they are.
-            self._failing(
-                self._candidate,
-                lambda ids: connection.run(
-                    f"INSERT OR IGNORE {into} SELECT * FROM ({rows} WHERE {ids}){order}"
-                ),
-            )
         same = " AND ".join(f"t.{name} = c.{name}" for name in table.identity)
-        keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
         showing = f"FROM temp.{self._candidate} AS c CROSS JOIN {table.sql} AS t ON {same}"
+
+        def insert(or_what: str, ids: str = "true") -> None:
+            rows = f"SELECT {listed} FROM temp.{self._candidate} WHERE {ids}"
+            connection.run(
+                f"INSERT {or_what} INTO {table.sql} ({', '.join(names)})"
+                f" SELECT * FROM ({rows}){order}"
+            )
+
+        refused = 0
+        if not connection.attempt(lambda: insert(self._demands.strictly)):
+            # A CHECK refuses some of them, then, or an expression cannot be made. Which they are is
+            # seen without effect, because what they are left out by governs triggers as well.
+            with connection.undone():
+                self._failing(self._candidate, lambda ids: insert("OR IGNORE", ids))
+                left_out = connection.rows(
+                    f"SELECT syncd_id FROM temp.{self._candidate} EXCEPT"
+                    f" SELECT c.syncd_id {showing}"
+                )
+            refused = self._give_up(self._candidate, [id_ for (id_,) in left_out])
+            insert("")
+        keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
         connection.run(
             f"INSERT INTO temp.{self._shown}"
             f" SELECT {keys}, c.syncd_id IN (SELECT id FROM temp.{self._rival}) {showing}"
         )
         taken = connection.run(
             f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {keys} {showing})"
-        )
-        refused = connection.run(
-            f"INSERT INTO temp.{self._unfit} SELECT {keys}, 0"
-            f" FROM temp.{self._candidate} AS c"
-            f" WHERE NOT EXISTS (SELECT 1 FROM {table.sql} AS t WHERE {same})"
         )
         return taken + refused
 
@@ -430,17 +429,6 @@ def _is_numbered(column: Column) -> str:
     A parent whose number is not known yet does not show.
     """
     return f"(h.{column.cell} IS NULL OR {column.local(f'h.{column.cell}')} IS NOT NULL)"
-
-
-def _has_parent(reference: ForeignKey, child: str, parent: str) -> str:
-    """Return the condition that a row refers to nothing or to a row of `parent`."""
-    nothing = [f"{child}.{quoted(column)} IS NULL" for column in reference.columns]
-    same = " AND ".join(
-        f"p.{quoted(to)} = {child}.{quoted(column)}"
-        for column, to in zip(reference.columns, reference.parent_columns, strict=True)
-    )
-    found = f"EXISTS (SELECT 1 FROM {parent} AS p WHERE {same})"
-    return f"({' OR '.join([*nothing, found])})"
 
 
 def _terms(unique: Unique) -> str:

@@ -9,6 +9,7 @@ are never carried across a fork. sqlite3's exceptions leave this module as ours.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -261,6 +262,37 @@ class Connection:
         finally:
             self.raw.execute("RELEASE attempt")
         return True
+
+    def refused(
+        self, work: Callable[[int, int], object], last: int, ranges_max: float = math.inf
+    ) -> list[tuple[int, int]]:
+        """Do some work for the numbers from 1 to the last; return those that values do not allow.
+
+        work: does it for the rows with numbers from one to another. They come as ranges of one
+        number each, but those beyond so many are not looked into.
+        """
+        found: list[tuple[int, int]] = []
+        left = [(1, last)]
+        while left:
+            first, last = left.pop()
+            if self.attempt(functools.partial(work, first, last)):
+                continue
+            middle = (first + last) // 2
+            if first >= last or len(found) >= ranges_max:
+                found.append((first, last))
+            else:
+                left += [(middle + 1, last), (first, middle)]
+        return found
+
+    @contextlib.contextmanager
+    def undone(self) -> Iterator[None]:
+        """Undo in the end what is written inside the `with`."""
+        self.raw.execute("SAVEPOINT undone")
+        try:
+            yield
+        finally:
+            self.raw.execute("ROLLBACK TO undone")
+            self.raw.execute("RELEASE undone")
 
     @contextlib.contextmanager
     def temporary(self, name: str, query: str) -> Iterator[int]:

@@ -61,6 +61,19 @@ class ForeignKey:
     parent: str
     parent_columns: tuple[str, ...]
 
+    def is_met(self, child: str, parent: str | None = None) -> str:
+        """Return the condition that a row refers to nothing or to a row of the parent.
+
+        child: an alias of what has the columns. parent: another table with the parent's columns.
+        """
+        nothing = [f"{child}.{quoted(column)} IS NULL" for column in self.columns]
+        same = " AND ".join(
+            f"p.{quoted(to)} = {child}.{quoted(column)}"
+            for column, to in zip(self.columns, self.parent_columns, strict=True)
+        )
+        found = f"EXISTS (SELECT 1 FROM {parent or quoted(self.parent)} AS p WHERE {same})"
+        return f"({' OR '.join([*nothing, found])})"
+
 
 @dataclass(frozen=True)
 class Definition:
