@@ -1,10 +1,10 @@
 """Showing: bringing the user's table in line with the changelog, as far as nothing is in the way.
 
 A row that shows stands in the user's table; the values of one that does not wait in the shadow,
-never in both. What the staged entries of a section won is written straight to where it belongs. If
-the table refuses that, or its rows depend on others, the rows concerned are set aside in the
-shadow, and `settle` decides about them once all sections are in. Rows are written by UPSERT on the
-sync key, never with REPLACE, so local columns keep their values and no other row is displaced.
+never in both. What the staged entries of a section won is written straight to where it belongs.
+Rows that the table refuses, or that depend on others, are set aside in the shadow, and `settle`
+decides about them once all sections are in. Rows are written by UPSERT on the sync key, never with
+REPLACE, so local columns keep their values and no other row is displaced.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from syncd.database import Connection, quoted
 from syncd.introspection import constraints
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
 from syncd.shadow import hide, owned
+
+REFUSED_MAX = 100
+"""How many rows of a section are looked for one by one, where its table refuses some."""
 
 
 class Showing:
@@ -31,7 +34,7 @@ class Showing:
         demands = constraints(connection, table.name, [column.name for column in table.key])
         self._required = demands.required
         self._strictly = demands.strictly
-        self._referring = {name for r in demands.foreign_keys for name in r.columns}
+        self._references = demands.foreign_keys
 
     def take_staged(self, columns: list[Column], existence: int, contested: int) -> None:
         """Apply what the staged entries of one section won; their values are those of columns."""
@@ -39,47 +42,88 @@ class Showing:
             if contested:
                 self._bury()
             return
-        straight = self._referring.isdisjoint(column.name for column in columns) and not (
-            existence == bundle.ALIVE and self._referring
+        if existence == bundle.ALIVE and self._references:
+            self._set_aside(columns, "true")
+            return
+        connection = self._connection
+        set_aside = self._await_parents(columns)
+        refused = connection.refused(
+            lambda first, last: self._write(
+                columns, existence, contested, f"NOT s.aside AND s.id BETWEEN {first} AND {last}"
+            ),
+            connection.value("SELECT coalesce(max(id), 0) FROM temp.syncd_staged"),
+            REFUSED_MAX,
         )
-        if not straight or not self._connection.attempt(
-            lambda: self._write(columns, existence, contested)
-        ):
-            self._set_aside(columns)
+        for ids in refused:
+            set_aside += connection.run(
+                "UPDATE temp.syncd_staged SET aside = 1 WHERE id BETWEEN ? AND ?", ids
+            )
+        if set_aside:
+            self._set_aside(columns, "s.aside")
 
-    def _write(self, columns: list[Column], existence: int, contested: int) -> None:
-        among = "true"
+    def _await_parents(self, columns: list[Column]) -> int:
+        """Mark the rows that would refer to a row that is not there; return how many."""
+        table, names = self._table, {column.name for column in columns}
+        cells = {c.name: c.local(f"s.{c.cell}") for c in columns}
+        unknown = [
+            f"s.{c.cell} IS NOT NULL AND {cells[c.name]} IS NULL"
+            for c in columns
+            if c.parent is not None
+        ]
+        orphaned = []
+        for reference in self._references:
+            if names.isdisjoint(reference.columns):
+                continue
+            written = {c.name: f"CASE WHEN s.mask & {c.bit} THEN {cells[c.name]}" for c in columns}
+            values = ", ".join(
+                f"{written[name]} ELSE t.{quoted(name)} END AS {quoted(name)}"
+                if name in written
+                else f"t.{quoted(name)} AS {quoted(name)}"
+                for name in reference.columns
+            )
+            orphaned.append(
+                f"EXISTS (SELECT 1 FROM (SELECT {values} FROM {table.sql} AS t"
+                f" WHERE {table.on_user('t', 's')}) AS c WHERE NOT {reference.is_met('c')})"
+            )
+        if not (reasons := [*unknown, *orphaned]):
+            return 0
+        return self._connection.run(
+            "UPDATE temp.syncd_staged AS s SET aside = 1"
+            f" WHERE s.mask & {_mask(columns)} AND ({' OR '.join(reasons)})"
+        )
+
+    def _write(self, columns: list[Column], existence: int, contested: int, among: str) -> None:
         if existence == bundle.ALIVE and self._is_complete(columns):
-            self._insert_new(columns)
+            self._insert_new(columns, among)
             if not contested:
                 return
-            among = "s.met"
+            among += " AND s.met"
         won = self._connection.value(
             f"SELECT count(*) FROM temp.syncd_staged AS s WHERE s.mask <> 0 AND {among}"
         )
         # Nearly always they all show; to look for each of them again would cost as much.
-        if self._update(columns) < won:
+        if self._update(columns, among) < won:
             self._hide_won(columns, among)
 
-    def _set_aside(self, columns: list[Column]) -> None:
+    def _set_aside(self, columns: list[Column], among: str) -> None:
         cells = ", ".join(self._table.key_cells)
         hide(
             self._connection,
             self._table,
-            f"SELECT {cells} FROM temp.syncd_staged WHERE met AND mask <> 0",
+            f"SELECT {cells} FROM temp.syncd_staged AS s WHERE met AND mask <> 0 AND {among}",
         )
-        self._hide_won(columns, "true")
+        self._hide_won(columns, among)
 
     def _is_complete(self, columns: list[Column]) -> bool:
         """Say whether rows born with these columns need nothing that may come behind them."""
         missing = {c.name for c in self._table.columns} - {c.name for c in columns}
         return missing.isdisjoint(self._updated) and missing.isdisjoint(self._required)
 
-    def _insert_new(self, columns: list[Column]) -> None:
+    def _insert_new(self, columns: list[Column], among: str) -> None:
         """Insert rows that no entry was known of."""
         table = self._table
         names = [*table.identity, *(quoted(column.name) for column in columns)]
-        new = "NOT s.met AND s.mask <> 0"
+        new = f"NOT s.met AND s.mask <> 0 AND {among}"
         if table.numbered:
             # In a number that is free again, children that a lost parent has left behind, and that
             # are not looked at yet, would find another one.
@@ -105,19 +149,20 @@ class Showing:
             keys = f"SELECT {table.cells('s')} FROM temp.syncd_staged AS s WHERE {new}"
             numbers.note(self._connection, table, keys)
 
-    def _update(self, columns: list[Column]) -> int:
+    def _update(self, columns: list[Column], among: str) -> int:
         """Write the registers won in rows that show; return how many rows that is."""
         if not columns:
             return 0
         table = self._table
         sets = ", ".join(
             f"{quoted(c.name)} ="
-            f" CASE WHEN s.mask & {c.bit} THEN s.{c.cell} ELSE t.{quoted(c.name)} END"
+            f" CASE WHEN s.mask & {c.bit} THEN {c.local(f's.{c.cell}')} ELSE t.{quoted(c.name)} END"
             for c in columns
         )
         return self._connection.run(
             f"UPDATE {self._strictly} {table.sql} AS t SET {sets} FROM temp.syncd_staged AS s"
             f" WHERE {table.on_user('t', 's')} AND s.met AND s.mask & {_mask(columns)}"
+            f" AND {among}"
         )
 
     def _hide_won(self, columns: list[Column], condition: str) -> None:

@@ -68,8 +68,8 @@ def columns_of(table: Table, section: Section) -> list[Column]:
 def entries(connection: Connection, table: Table) -> Iterator[None]:
     """Open an empty `syncd_staged` for entries without values.
 
-    It has the key's cells, origin (ordinal), seq, hlc, mask, and `met` (1 once the row is known to
-    have had entries before).
+    It has the key's cells, origin (ordinal), seq, hlc, mask, `met` (1 once the row is known to have
+    had entries before), and `aside` (1 once it cannot be written where it belongs; see `show`).
     """
     connection.run(f"CREATE TEMP TABLE syncd_staged ({_ddl(table)})")
     yield
@@ -93,7 +93,7 @@ def changes(
 def _ddl(table: Table) -> str:
     return (
         f"id INTEGER PRIMARY KEY, {table.key_ddl()}, origin INTEGER, seq INTEGER, hlc INTEGER,"
-        " mask INTEGER, met INTEGER DEFAULT 0"
+        " mask INTEGER, met INTEGER DEFAULT 0, aside INTEGER DEFAULT 0"
     )
 
 
