@@ -19,7 +19,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, Key, str, Stamp], set[Cell]] = {}
-        self._known: dict[Stamp, frozenset[Change]] = {}
+        self._known: dict[Change, frozenset[Change]] = {}
         self._lifted: dict[Stamp, Stamp] = {}
 
     def enter(self, written: Iterable[Change], known: frozenset[Change]) -> None:
@@ -27,11 +27,11 @@ class Ledger:
         for change in written:
             # A copy that has not noticed yet that it is one may give a stamp out twice.
             self._values.setdefault(_write(change), set()).add(change.value)
-            self._known[change.stamp] = known
+            self._known[change] = known
 
     def rename(self, change: Change, renamed: Change) -> None:
         """Remember a write under the stamp that its host gives it after a renewal."""
-        self.enter([renamed], self._known[change.stamp])
+        self.enter([renamed], self._known[change])
 
     def lift(self, before: Stamp, lifted: Iterable[Change], known: frozenset[Change]) -> None:
         """Remember a change by the newer stamp that a host gives it. known: what it had merged."""
@@ -86,7 +86,7 @@ class Ledger:
         return stamp is not None
 
     def _knew(self, won: Change, lost: Change) -> bool:
-        return won.stamp.origin == lost.stamp.origin or lost in self._known[won.stamp]
+        return won.stamp.origin == lost.stamp.origin or lost in self._known[won]
 
 
 def _write(change: Change) -> tuple[str, Key, str, Stamp]:
