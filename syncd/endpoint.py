@@ -95,13 +95,15 @@ class _Server:
             return flask.Response(status=401)
         status, content = self._respond(respond, body)
         response = flask.Response(content, status, mimetype=wire.MEDIA_TYPE)
+        if not content:
+            del response.headers["Content-Type"]
         headers: dict[str, str] = {}
         self._keyring.sign_response(signing.Response(status, headers, signed), content)
         response.headers.extend(headers)
         return response
 
     def pull(self, body: bytes) -> bytes:
-        """Answer with a bundle of one frame."""
+        """Answer with a bundle of one frame, or briefly that there is nothing to say."""
         asked = bundle.decode(body, wire.PullRequest)
         vector = Vector(asked.vector)
         if len(asked.origin) == ORIGIN_BYTES:
@@ -111,6 +113,8 @@ class _Server:
         is_empty = not frame.sections and frame.claim is not None and frame.snapshot is None
         if is_empty and self._wait(asked, news):
             header, frame = self._answer_of(asked)
+        if asked.brief and (header, frame) == wire.repeated(asked, header.node, header.created_ms):
+            return b""
         if frame.snapshot is not None and frame.after == 0:
             log.log(
                 logging.WARNING if vector else logging.INFO,

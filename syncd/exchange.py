@@ -209,19 +209,25 @@ def _pull(
     reached = (server, None, replica.cursor(server) if server else 0)
     while True:
         asked_ms, asking = replica.wall_ms(), replica.origin()
-        header, frame = client.pull(
-            wire.PullRequest(
-                replica.config.node,
-                dict(replica.vector()),
-                server or b"",
-                replica.cursor(server) if server else 0,
-                asking,
-                replica.progress(server) if server else None,
-                wait_ms,
-                replica.mark_of(server) if server else None,
-            )
+        request = wire.PullRequest(
+            replica.config.node,
+            dict(replica.vector()),
+            server or b"",
+            replica.cursor(server) if server else 0,
+            asking,
+            replica.progress(server) if server else None,
+            wait_ms,
+            replica.mark_of(server) if server else None,
+            brief=server is not None,
         )
-        offset_ms = header.created_ms - (asked_ms + replica.wall_ms()) // 2
+        answer = client.pull(request)
+        here_ms = (asked_ms + replica.wall_ms()) // 2
+        if isinstance(answer, int):
+            # As far as whole seconds tell, the peer's clock and ours are the same.
+            there_ms = min(max(here_ms, answer * 1000), answer * 1000 + 999)
+            answer = wire.repeated(request, replica.node_of(request.server), there_ms)
+        header, frame = answer
+        offset_ms = header.created_ms - here_ms
         try:
             counts += replica.merge(header, frame)
         except BundleGap:

@@ -12,12 +12,14 @@ import io
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import requests
 import tenacity
 import urllib3
+from requests.structures import CaseInsensitiveDict
 
 from syncd import bundle, wire
 from syncd.bundle import Frame, Header
@@ -48,6 +50,14 @@ _READ_BYTES = 1 << 16
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a peer answered. signed_s: when, by its clock, in seconds since 1970."""
+
+    content: bytes
+    signed_s: int
+
+
 class PeerClient:
     """Talks to one peer. Not to be shared between threads.
 
@@ -70,14 +80,22 @@ class PeerClient:
         self._transfer_within_s = transfer_within_s
         self._sleep = sleep
         self._session = requests.Session()
+        # What requests would send besides costs an idle round a tenth of its bytes.
+        self._session.headers = CaseInsensitiveDict({"User-Agent": "syncd"})
 
-    def pull(self, request: wire.PullRequest) -> tuple[Header, Frame]:
-        """Ask for the next frame of what this host lacks."""
-        return self._frame(wire.PULL, bundle.encode(request))
+    def pull(self, request: wire.PullRequest) -> tuple[Header, Frame] | int:
+        """Ask for the next frame of what this host lacks.
+
+        A brief answer is when it was signed, in seconds since 1970 by the peer's clock.
+        """
+        answer = self._call(wire.PULL, bundle.encode(request))
+        if request.brief and not answer.content:
+            return answer.signed_s
+        return self._frame(answer.content)
 
     def rows(self, request: wire.RowsRequest) -> tuple[Header, Frame]:
         """Ask for all changes of some rows."""
-        return self._frame(wire.ROWS, bundle.encode(request))
+        return self._frame(self._call(wire.ROWS, bundle.encode(request)).content)
 
     def compare(self, request: wire.CompareRequest) -> wire.CompareAnswer:
         """Ask what tables show."""
@@ -101,8 +119,7 @@ class PeerClient:
         """Close kept connections."""
         self._session.close()
 
-    def _frame(self, path: str, request: bytes) -> tuple[Header, Frame]:
-        body = self._call(path, request)
+    def _frame(self, body: bytes) -> tuple[Header, Frame]:
         try:
             reader = bundle.Reader(io.BytesIO(body))
             frames = list(reader)
@@ -115,11 +132,11 @@ class PeerClient:
     def _decoded(self, path: str, body: bytes, kind: type[T]) -> T:
         answer = self._call(path, body)
         try:
-            return bundle.decode(answer, kind)
+            return bundle.decode(answer.content, kind)
         except BundleError as error:
             raise PeerMisbehaved(f"{self.peer.name} answered {path} with: {error}") from error
 
-    def _call(self, path: str, body: bytes) -> bytes:
+    def _call(self, path: str, body: bytes) -> Answer:
         """POST until there is an answer, as long as waiting may help."""
         tries = _Tries(time.monotonic() + self._wake_within_s)
         retrying = tenacity.Retrying(
@@ -136,7 +153,7 @@ class PeerClient:
         error = state.outcome.exception() if state.outcome else None
         log.info("%s: %s; trying again", self.peer.name, error)
 
-    def _post(self, path: str, body: bytes, patience_s: float) -> bytes:
+    def _post(self, path: str, body: bytes, patience_s: float) -> Answer:
         deadline = time.monotonic() + patience_s + self._transfer_within_s
         try:
             with self._session.post(
@@ -180,7 +197,7 @@ class PeerClient:
             parts.append(part)
         return b"".join(parts)
 
-    def _checked(self, response: requests.Response, content: bytes) -> bytes:
+    def _checked(self, response: requests.Response, content: bytes) -> Answer:
         status = response.status_code
         if 300 <= status < 400:
             raise PeerMisbehaved(
@@ -191,11 +208,11 @@ class PeerClient:
             clocks = _clocks(response.headers.get("Date"), self._keyring.now_s())
             raise PeerRefused(f"{self.peer.name} refused the request{clocks}")
         try:
-            self._keyring.verify_response(response, content)
+            signed_s = self._keyring.verify_response(response, content)
         except SignatureError as error:
             raise self._unsigned(status, error) from error
         if status == 200:
-            return content
+            return Answer(content, signed_s)
         raise self._refusal(content)
 
     def _unsigned(self, status: int, error: SignatureError) -> PeerError:

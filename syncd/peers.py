@@ -65,6 +65,11 @@ def origin(connection: Connection, peer: str) -> bytes | None:
     return found
 
 
+def node_of(connection: Connection, identity: bytes) -> str:
+    """Return the name of the host that an identity is of; empty if it was never told."""
+    return connection.value("SELECT node FROM syncd_origin WHERE id = ?", (identity,)) or ""
+
+
 def nodes(connection: Connection, names: Sequence[str]) -> set[str]:
     """Return what peers call themselves."""
     marks = ", ".join("?" * len(names))

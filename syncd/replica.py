@@ -300,6 +300,12 @@ class Replica:
             schema.require_enrolled(connection)
             return _cursor(connection, sender)
 
+    def node_of(self, origin: bytes) -> str:
+        """Return the name of the host that an origin is of, as far as it was told."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            return peers.node_of(connection, origin)
+
     def peer_origin(self, peer: str) -> bytes | None:
         """Return the identity a peer last had."""
         with self._database.read() as connection:
@@ -621,7 +627,7 @@ class Replica:
         if mine.covers(header.since) and frame.after <= _cursor(connection, header.origin):
             return
         missing = ", ".join(
-            f"{_node_of(connection, origin)} from {mine[origin] + 1} to {seq}"
+            f"{_named(connection, origin)} from {mine[origin] + 1} to {seq}"
             for origin, seq in header.since.items()
             if mine[origin] < seq
         )
@@ -668,7 +674,5 @@ def _says_nothing_new(connection: Connection, header: Header, frame: Frame) -> b
     return changelog.vector(connection).covers(claim) and told.covers(header.vector)
 
 
-def _node_of(connection: Connection, origin: bytes) -> str:
-    return connection.value("SELECT node FROM syncd_origin WHERE id = ?", (origin,)) or (
-        f"unknown host {origin.hex()[:8]}"
-    )
+def _named(connection: Connection, origin: bytes) -> str:
+    return peers.node_of(connection, origin) or f"unknown host {origin.hex()[:8]}"

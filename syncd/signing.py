@@ -147,9 +147,13 @@ class Keyring:
         """Add the signature's fields to a response's headers, bound to its request."""
         self._sign(response, _RESPONSE_PARTS, body)
 
-    def verify_response(self, response: Any, body: bytes) -> None:
-        """Check that a response answers its request, or raise `SignatureError`."""
-        self._verify(response, _RESPONSE_PARTS, body, self.skew_s)
+    def verify_response(self, response: Any, body: bytes) -> int:
+        """Check that a response answers its request, or raise `SignatureError`.
+
+        Returns when it was signed, in seconds since 1970 by the peer's clock.
+        """
+        signed_s: int = self._verify(response, _RESPONSE_PARTS, body, self.skew_s)["created"]
+        return signed_s
 
     def sign_file(self, sha256: bytes) -> FileSignature:
         """Sign a file's digest."""
@@ -193,6 +197,7 @@ class Keyring:
             nonce=nonce,
             label=_TAG,
             tag=_TAG,
+            include_alg=False,
             covered_component_ids=parts,
             body=body,
         )

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 import msgspec
 
-from syncd.bundle import RECORD_BYTES_MAX, Column, Int64, Mark, Origin, Progress, Seq, Seqs
+from syncd.bundle import (
+    RECORD_BYTES_MAX,
+    Column,
+    Frame,
+    Header,
+    Int64,
+    Mark,
+    Origin,
+    Progress,
+    Seq,
+    Seqs,
+)
 
 PREFIX = "/sync/v1"
 PULL, PUSH, STATUS = f"{PREFIX}/pull", f"{PREFIX}/push", f"{PREFIX}/status"
@@ -28,6 +39,7 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     position; a server of another origin starts from zero. origin: the sender's, so that what it has
     is remembered. snapshot: how far it has read a snapshot of that changelog. wait_ms: how long the
     answer may wait for news if there is none. mark: the last that the server has said of itself.
+    brief: whether an answer that would only repeat all this may be empty; see `repeated`.
     """
 
     node: str
@@ -38,6 +50,31 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     snapshot: Progress | None = None
     wait_ms: Int64 = 0
     mark: Mark | None = None
+    brief: bool = False
+
+
+def repeated(asked: PullRequest, node: str, now_ms: int) -> tuple[Header, Frame]:
+    """Return the answer that an empty one stands for: the server has what the asker has, no more.
+
+    node: the server's. now_ms: its wall clock.
+    """
+    header = Header(
+        origin=asked.server,
+        node=node,
+        created_ms=now_ms,
+        vector=asked.vector,
+        since=asked.vector,
+        hlc=asked.mark.hlc if asked.mark else 0,
+    )
+    frame = Frame(
+        origins=[],
+        nodes=[],
+        sections=[],
+        after=asked.after,
+        position=asked.after,
+        claim=asked.vector,
+    )
+    return header, frame
 
 
 class Nudge(msgspec.Struct, frozen=True):

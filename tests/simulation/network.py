@@ -14,7 +14,7 @@ from simulation.steps import Fault, Round
 from syncd import wire
 from syncd.config import Peer
 from syncd.errors import PeerRefused, PeerUnreachable, SyncError
-from syncd.peer import PeerClient
+from syncd.peer import Answer, PeerClient
 
 
 class Gone(BaseException):
@@ -64,18 +64,19 @@ class Client(PeerClient):
     def close(self) -> None:
         """Close nothing: no connection is kept."""
 
-    def _call(self, path: str, body: bytes) -> bytes:
+    def _call(self, path: str, body: bytes) -> Answer:
         call, self._calls = self._calls, self._calls + 1
         self._travel(2 * call, "request")
         if path == wire.PUSH:
             self._network.mail.append(body)
         answer = self._answer(path, body)
-        if path == wire.PULL:
+        if path == wire.PULL and answer:
             self._network.mail.append(answer)
         fault = self._travel(2 * call + 1, "answer")
         if fault is not None:
-            return answer[: len(answer) * fault.share // 1000]
-        return answer
+            # What is cut to nothing has no signature that holds, and is no brief answer.
+            answer = answer[: max(1, len(answer) * fault.share // 1000)]
+        return Answer(answer, self._sender.replica.wall_ms() // 1000)
 
     def _travel(self, moment: int, message: str) -> Fault | None:
         """Let a message be under way; return the fault if it is to be cut."""

@@ -293,14 +293,14 @@ class TestRepair:
 
 def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Return a count of the bytes of bodies, sent and received, by path; it goes on counting."""
-    from syncd.peer import PeerClient
+    from syncd.peer import Answer, PeerClient
 
     traffic: dict[str, int] = {}
-    call: Callable[..., bytes] = PeerClient._call
+    call: Callable[..., Answer] = PeerClient._call
 
-    def counted(client: PeerClient, path: str, body: bytes) -> bytes:
+    def counted(client: PeerClient, path: str, body: bytes) -> Answer:
         answer = call(client, path, body)
-        traffic[path] = traffic.get(path, 0) + len(body) + len(answer)
+        traffic[path] = traffic.get(path, 0) + len(body) + len(answer.content)
         return answer
 
     monkeypatch.setattr(PeerClient, "_call", counted)
