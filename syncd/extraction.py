@@ -16,7 +16,7 @@ from syncd import bundle, changelog, held
 from syncd.bundle import Frame, Section, Snapshot
 from syncd.columnar import columns_of
 from syncd.database import Connection, NoRoom, Room
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables, require_readable
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, readable
 from syncd.vector import Vector
 
 FRAME_ENTRIES = 8_000
@@ -39,9 +39,7 @@ def frame_after(
     one it is part of. Raises `SchemaChanged` while a table cannot be read: its values would be
     missing behind the claim.
     """
-    require_readable(connection)
-    tables = load_tables(connection)
-    news = _News(connection, tables, position, since)
+    news = _News(connection, readable(connection), position, since)
     cut, sections = news.first(entries_max)
     return _frame(
         connection,

@@ -468,14 +468,16 @@ def _missing(connection: Connection, tables: dict[str, Table]) -> dict[str, tupl
     return {name: gone if name in present else () for name, gone in found.items() if gone}
 
 
-def require_readable(connection: Connection) -> None:
-    """Raise `SchemaChanged` if an enrolled table cannot be read as before."""
-    for name, gone in adrift(connection).items():
+def readable(connection: Connection) -> dict[str, Table]:
+    """Return all enrolled tables; raise `SchemaChanged` if one cannot be read as before."""
+    tables = remembered(connection)
+    for name, gone in _missing(connection, tables).items():
         raise SchemaChanged(
             f"table {name} has no column {', '.join(gone)} any more"
             if gone
             else f"table {name} is gone"
         )
+    return tables
 
 
 def remembered(connection: Connection) -> dict[str, Table]:
