@@ -1,9 +1,9 @@
 """What must hold in a simulation, at every step and at rest.
 
-At every step of a host: no page of its file is wrong (`integrity`), no constraint is broken
-(`constraints`), it shows what the model makes of the changes that it must have (`shown`), columns
-that stay on it have what its own writers wrote (`local`), and the conflict log has the rows that
-are displaced as such (`displaced`).
+At every step of a host: no page of its file is wrong (`integrity`), what its own triggers keep is
+right (`images`), no constraint is broken (`constraints`), it shows what the model makes of the
+changes that it must have (`shown`), columns that stay on it have what its own writers wrote
+(`local`), and the conflict log has the rows that are displaced as such (`displaced`).
 
 At rest: all hosts show the same (`converged`), remember exactly the changes that own a register,
 deaths included (`remembered`), hold back exactly the rows that may not show (`held`), have equal
@@ -24,7 +24,7 @@ from engine.hosts import changes_in
 from engine.model import ALIVE, DEAD, Change
 from engine.simulation import cell_of
 
-from simulation import shapes
+from simulation import images, shapes
 from simulation.ledger import Ledger, Loss
 from simulation.machine import Machine
 from syncd import verify
@@ -50,6 +50,8 @@ def hold(condition: bool, invariant: str, detail: object) -> None:
 def check(machine: Machine) -> None:
     """Check one host after a step."""
     hold(machine.rows("PRAGMA integrity_check") == [("ok",)], "integrity", machine.node)
+    astray = images.astray(machine.writer)
+    hold(not astray, "images", f"{machine.node}: {astray}")
     if machine.unfolded():
         return  # what a write makes room for shows once the write is folded
     broken = machine.rows("PRAGMA foreign_key_check")

@@ -23,7 +23,7 @@ from engine import model
 from engine.hosts import Clock, table_rows
 from engine.model import Key, cell
 
-from simulation import shapes
+from simulation import images, shapes
 from simulation.knowledge import Knowledge
 from simulation.shapes import Shape, Shapes
 from simulation.steps import Crash
@@ -145,6 +145,7 @@ class Machine:
         version: int,
         *,
         enforced: bool,
+        imaged: bool,
     ) -> None:
         self.number = number
         self.node = f"h{number}"
@@ -157,6 +158,7 @@ class Machine:
         self._peers = peers
         self._incarnations = 0
         self._enforced = enforced
+        self._imaged = imaged
         self.begin_empty()
 
     def begin_empty(self) -> None:
@@ -164,6 +166,8 @@ class Machine:
         self.knowledge = Knowledge(self.tables, self.knowledge.version)
         self.writer = self._connect()
         self.writer.executescript(shapes.ddl(self.tables, self.knowledge.version))
+        if self._imaged:
+            images.make(self.writer, shapes.of_version(self.tables, self.knowledge.version))
         self.writer.close()
         self.start()
 
@@ -256,6 +260,7 @@ class Machine:
         yield
         for _, sql in triggers:
             self.writer.execute(sql)
+        images.renew(self.writer)
 
     def shown(self) -> model.Tables:
         """Return what the tables show."""

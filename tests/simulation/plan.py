@@ -80,6 +80,11 @@ class Plan:
         """The tables of its hosts."""
         return shapes.WORLDS[self.world]
 
+    @property
+    def imaged(self) -> bool:
+        """Whether its hosts keep images of their tables by triggers."""
+        return self.seed % 3 == 0
+
     def only(self, kept: Sequence[int]) -> Plan:
         """Return the plan with some of its steps."""
         return dataclasses.replace(self, steps=tuple(self.steps[n] for n in kept))

@@ -17,7 +17,7 @@ from unittest import mock
 from engine.hosts import START_MS, changes_in, small_frames
 from engine.model import Change, surviving
 
-from simulation import invariants, shapes, steps
+from simulation import images, invariants, shapes, steps
 from simulation.invariants import hold
 from simulation.ledger import Ledger, Loss
 from simulation.machine import Copy, Killed, Machine
@@ -59,6 +59,7 @@ class World:
                 plan.tables,
                 plan.versions[n],
                 enforced=plan.enforced,
+                imaged=plan.imaged,
             )
             for n in hosts
         ]
@@ -81,6 +82,7 @@ class World:
             for statement in found.statements:
                 attempt(self._machine(found.host).writer, statement)
         for machine in self.machines:
+            images.renew(machine.writer)
             self._enrol(machine)
         besides = (steps.Existing, steps.Absence)
         self._to_come = (step for step in self.plan.steps if not isinstance(step, besides))
@@ -128,6 +130,7 @@ class World:
         for statement in step.statements:
             act = functools.partial(attempt, machine.writer, statement)
             changes |= written(machine, act, statement)
+        images.renew(machine.writer)
         machine.writer.execute("COMMIT" if step.commit else "ROLLBACK")
         if step.commit:
             self._remember(machine, changes)
