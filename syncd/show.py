@@ -63,33 +63,28 @@ class Showing:
 
     def _await_parents(self, columns: list[Column]) -> int:
         """Mark the rows that would refer to a row that is not there; return how many."""
-        table, names = self._table, {column.name for column in columns}
-        cells = {c.name: c.local(f"s.{c.cell}") for c in columns}
-        unknown = [
-            f"s.{c.cell} IS NOT NULL AND {cells[c.name]} IS NULL"
+        table, written = self._table, _written(columns)
+        lost = [
+            f"s.{c.cell} IS NOT NULL AND {c.local(f's.{c.cell}')} IS NULL"
             for c in columns
             if c.parent is not None
         ]
-        orphaned = []
         for reference in self._references:
-            if names.isdisjoint(reference.columns):
+            if written.keys().isdisjoint(reference.columns):
                 continue
-            written = {c.name: f"CASE WHEN s.mask & {c.bit} THEN {cells[c.name]}" for c in columns}
             values = ", ".join(
-                f"{written[name]} ELSE t.{quoted(name)} END AS {quoted(name)}"
-                if name in written
-                else f"t.{quoted(name)} AS {quoted(name)}"
+                f"{written.get(name, f't.{quoted(name)}')} AS {quoted(name)}"
                 for name in reference.columns
             )
-            orphaned.append(
+            lost.append(
                 f"EXISTS (SELECT 1 FROM (SELECT {values} FROM {table.sql} AS t"
                 f" WHERE {table.on_user('t', 's')}) AS c WHERE NOT {reference.is_met('c')})"
             )
-        if not (reasons := [*unknown, *orphaned]):
+        if not lost:
             return 0
         return self._connection.run(
             "UPDATE temp.syncd_staged AS s SET aside = 1"
-            f" WHERE s.mask & {_mask(columns)} AND ({' OR '.join(reasons)})"
+            f" WHERE s.mask & {_mask(columns)} AND ({' OR '.join(lost)})"
         )
 
     def _write(self, columns: list[Column], existence: int, contested: int, among: str) -> None:
@@ -154,11 +149,7 @@ class Showing:
         if not columns:
             return 0
         table = self._table
-        sets = ", ".join(
-            f"{quoted(c.name)} ="
-            f" CASE WHEN s.mask & {c.bit} THEN {c.local(f's.{c.cell}')} ELSE t.{quoted(c.name)} END"
-            for c in columns
-        )
+        sets = ", ".join(f"{quoted(name)} = {sql}" for name, sql in _written(columns).items())
         return self._connection.run(
             f"UPDATE {self._strictly} {table.sql} AS t SET {sets} FROM temp.syncd_staged AS s"
             f" WHERE {table.on_user('t', 's')} AND s.met AND s.mask & {_mask(columns)}"
@@ -212,6 +203,15 @@ class Showing:
             f" AND c.staged_mask & {DEAD_BIT} AND c.mask & {table.columns_mask}"
             f" AND {owned(table, 'c')} & {ALIVE_BIT}",
         )
+
+
+def _written(columns: Sequence[Column]) -> dict[str, str]:
+    """Return the SQL of what columns of row `t` hold once what row `s` won is written."""
+    return {
+        c.name: f"CASE WHEN s.mask & {c.bit} THEN {c.local(f's.{c.cell}')}"
+        f" ELSE t.{quoted(c.name)} END"
+        for c in columns
+    }
 
 
 def _mask(columns: Sequence[Column]) -> int:
