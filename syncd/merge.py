@@ -124,7 +124,7 @@ def merge_frame(
     counts += merge_sections(
         connection,
         kept,
-        Vector(header.vector),
+        header,
         staged,
         now_ms=now_ms,
         drift_ms=drift_ms,
@@ -159,7 +159,7 @@ def merge_rows(connection: Connection, frame: Frame, *, now_ms: int, drift_ms: i
 def merge_sections(
     connection: Connection,
     sections: Sequence[Section],
-    known_to_sender: Vector | None,
+    header: Header | None,
     staged: Staged | None = None,
     *,
     now_ms: int,
@@ -167,18 +167,20 @@ def merge_sections(
 ) -> Counts:
     """Merge sections whose origins are ordinals.
 
-    known_to_sender: None for changes that were held, or are sent again. The vector covers them
-    already, and nothing says any more what their writers knew; so all that they displace counts as
-    unknown to them.
+    header: None for changes that were held, or are sent again. The vector covers them already, and
+    nothing says any more what their writers knew; so all that they displace counts as unknown to
+    them. So it is with what the sender held for its stamp: it knew that and had not merged it.
     """
     if not sections:
         return Counts()
     tables = load_tables(connection)
-    merged = Vector() if known_to_sender is None else changelog.vector(connection)
+    merged = Vector() if header is None else changelog.vector(connection)
+    known = Vector() if header is None else Vector(header.vector)
     scope = _Scope(
         connection,
         merged=changelog.by_ordinal(connection, merged),
-        known_to_sender=changelog.by_ordinal(connection, known_to_sender or Vector()),
+        known_to_sender=changelog.by_ordinal(connection, known),
+        merged_by_sender=hlc_of_ms(header.created_ms + drift_ms) if header else 0,
         staged=staged or Staged(),
         hlc_max=hlc_of_ms(now_ms + drift_ms),
         now_ms=now_ms,
@@ -193,7 +195,6 @@ def merge_sections(
             counts += scope.merge(tables.get(name), of_table).of(name)
         # Since a change was held, what would have taken it may have been forgotten.
         merged_into = [tables[name] for name in by_table if name in tables]
-        known = known_to_sender or Vector()
         counts += _meet_forgotten(connection, merged_into, before, known, now_ms)
         displaced = settle.settle(connection, tables, now_ms=now_ms)
     changelog.advance_clock(connection, scope.hlc_seen)
@@ -314,7 +315,10 @@ def _ordinal_known(connection: Connection, origin: bytes) -> None:
 
 
 class _Scope:
-    """What all sections of one merge share. Vectors are by ordinal."""
+    """What all sections of one merge share. Vectors are by ordinal.
+
+    merged_by_sender: the reading above which a sender holds changes.
+    """
 
     def __init__(
         self,
@@ -322,6 +326,7 @@ class _Scope:
         *,
         merged: dict[int, int],
         known_to_sender: dict[int, int],
+        merged_by_sender: int,
         staged: Staged,
         hlc_max: int,
         now_ms: int,
@@ -329,6 +334,7 @@ class _Scope:
         self._connection = connection
         self._merged = merged
         self._known_to_sender = known_to_sender
+        self._merged_by_sender = merged_by_sender
         self._staged = staged
         self._hlc_max = hlc_max
         self._now_ms = now_ms
@@ -388,7 +394,8 @@ class _Scope:
                         connection,
                         table,
                         columns,
-                        known=changelog.up_to("x.origin", self._known_to_sender),
+                        known=f"CASE WHEN x.staged_hlc > {self._merged_by_sender} THEN 0"
+                        f" ELSE {changelog.up_to('x.origin', self._known_to_sender)} END",
                         now_ms=self._now_ms,
                     )
                 showing.take_staged(columns, section.existence, contested)

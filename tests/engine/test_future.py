@@ -52,6 +52,22 @@ def assert_same(*hosts: Host) -> None:
         assert ask(receiver, sender)[1].sections == []
 
 
+def test_a_third_host_logs_what_lost_to_a_change_that_its_sender_held(
+    make_hosts: MakeHosts,
+) -> None:
+    """A sender that is behind has both values and neither lost there; both come in one pull."""
+    ahead, behind, third = make_hosts("ahead", "behind", "third")
+    behind.clock.ms -= YEAR_MS
+    insert(behind, "d", "old")
+    insert(ahead, "d", "new")
+    pull(behind, ahead)
+    assert behind.devices()["d"][1] == "old"
+    pull(third, behind)
+    assert third.devices()["d"][1] == "new"
+    assert ("devices", "note", "old", "new") in third.conflicts()
+    assert behind.conflicts() == []
+
+
 class TestRelease:
     """`syncd held release` merges what is held for its stamp now."""
 

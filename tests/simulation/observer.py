@@ -126,13 +126,13 @@ class Observer:
         def watched(
             connection: Connection,
             sections: Any,
-            known_to_sender: Vector | None,
+            header: Header | None,
             *staged: Any,
             now_ms: int,
             drift_ms: int,
         ) -> Any:
             frame, until_ms = self._arriving, now_ms + drift_ms
-            if known_to_sender is not None or self._is_adopting:
+            if header is not None or self._is_adopting:
                 had = Vector() if self._is_adopting else changelog.vector(connection)
                 _later(connection, lambda machine: self._arrive(machine, frame, until_ms, had))
             elif self._is_bringing:
@@ -140,7 +140,7 @@ class Observer:
             else:
                 _later(connection, lambda machine: machine.knowledge.release(until_ms))
             return merge_sections(
-                connection, sections, known_to_sender, *staged, now_ms=now_ms, drift_ms=drift_ms
+                connection, sections, header, *staged, now_ms=now_ms, drift_ms=drift_ms
             )
 
         return watched
