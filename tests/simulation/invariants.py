@@ -84,9 +84,17 @@ def check_at_rest(
         hold(not frame.sections, "news", f"h{sender} has more to tell h{receiver}")
 
 
-def check_losses(everything: set[Change], ledger: Ledger, losses: Collection[Loss]) -> None:
-    """Check that no value was lost in silence. losses: all that was ever logged."""
-    silent = ledger.unlogged(everything, losses)
+def check_losses(
+    machines: Sequence[Machine], gone: set[Change], ledger: Ledger, losses: Collection[Loss]
+) -> None:
+    """Check that no value was lost in silence.
+
+    gone: what hosts had merged that have lost their files. losses: all that was ever logged.
+    """
+    everything: set[Change] = set().union(*(m.knowledge.merged for m in machines))
+    vector = machines[0].replica.vector()
+    beaten = {c for c in gone - everything if c.stamp.seq <= vector[c.stamp.origin]}
+    silent = ledger.unlogged(everything, beaten, losses)
     hold(not silent, "conflicts", f"lost in silence: {silent}")
 
 

@@ -43,19 +43,25 @@ class Ledger:
         """Say whether a change was ever written."""
         return change.value in self._values.get(_write(change), ())
 
-    def unlogged(self, changes: Collection[Change], losses: Collection[Loss]) -> list[Change]:
+    def unlogged(
+        self, changes: Collection[Change], beaten: Collection[Change], losses: Collection[Loss]
+    ) -> list[Change]:
         """Return the values that were lost in silence.
 
         A value is accounted for if it stands in a row that lives, if a greater write of its
         register or a death of its row knew of it, if the conflict log has it, or if a greater write
-        of an equal value is accounted for. losses: what stood in any conflict log.
+        of an equal value is accounted for. beaten: writes that nobody has any more, because what
+        has beaten them came in their place. losses: what stood in any conflict log.
         """
-        rows: dict[tuple[str, Key], list[Change]] = {}
-        for change in changes:
-            rows.setdefault((change.table, change.key), []).append(change)
-        return [one for writes in rows.values() for one in self._silent(writes, losses)]
+        rows: dict[tuple[str, Key], tuple[list[Change], list[Change]]] = {}
+        for there, some in enumerate((changes, beaten)):
+            for change in some:
+                rows.setdefault((change.table, change.key), ([], []))[there].append(change)
+        return [one for here, gone in rows.values() for one in self._silent(here, gone, losses)]
 
-    def _silent(self, writes: list[Change], losses: Collection[Loss]) -> list[Change]:
+    def _silent(
+        self, writes: list[Change], beaten: list[Change], losses: Collection[Loss]
+    ) -> list[Change]:
         accounted: set[Change] = set()
         silent: list[Change] = []
         existence = [write for write in writes if write.register == EXISTENCE]
@@ -65,7 +71,7 @@ class Ledger:
                 continue
             beyond = [
                 won
-                for won in writes
+                for won in (*writes, *beaten)
                 if won.stamp > lost.stamp and (won.register == lost.register or won.value == DEAD)
             ]
             if (
