@@ -59,9 +59,9 @@ def triggers(table: Table, definition: Definition) -> dict[str, str]:
             _append(table, "NEW", SUSPECT),
         )
     if uniques:
-        displaced = " ".join(_suspects(table, rowid, unique) for unique in uniques)
+        displaced = " ".join(_suspects(table, definition, unique) for unique in uniques)
         bodies["displace_insert"] = ("BEFORE INSERT", None, displaced)
-        moved = " OR ".join(_moves(table, rowid, unique) for unique in uniques)
+        moved = " OR ".join(_moves(table, definition, unique) for unique in uniques)
         bodies["displace_update"] = ("BEFORE UPDATE", moved, displaced)
     return {
         f"syncd_{event}_{table.name}": (
@@ -146,14 +146,14 @@ def _cells(table: Table) -> str:
     return ", ".join(f"k{i}" for i in range(len(table.identity)))
 
 
-def _suspects(table: Table, rowid: str | None, unique: Unique) -> str:
+def _suspects(table: Table, definition: Definition, unique: Unique) -> str:
     """Journal the rows that hold a value the new row wants.
 
     An INSERT OR REPLACE that displaces them fires no delete trigger unless recursive_triggers is on
     (sqlite.org/lang_conflict.html). Whether they are really gone is the fold's to find out.
     """
     same = " AND ".join(
-        f"{term.sql} = {_of_row('NEW', table, rowid, term, unique.predicate)}"
+        f"{term.sql} = {_of_row('NEW', table, definition, term, unique.predicate)}"
         f" COLLATE {quoted(term.collation)}"
         for term in unique.terms
     )
@@ -168,27 +168,35 @@ def _suspects(table: Table, rowid: str | None, unique: Unique) -> str:
     )
 
 
-def _moves(table: Table, rowid: str | None, unique: Unique) -> str:
+def _moves(table: Table, definition: Definition, unique: Unique) -> str:
     """Return the condition that an update changes what must be unique."""
     old, new = (
-        [_of_row(row, table, rowid, term, unique.predicate) for term in unique.terms]
+        [_of_row(row, table, definition, term, unique.predicate) for term in unique.terms]
         for row in ("OLD", "NEW")
     )
     return " OR ".join(f"{a} IS NOT {b}" for a, b in zip(old, new, strict=True))
 
 
-def _of_row(row: str, table: Table, rowid: str | None, term: Term, predicate: str | None) -> str:
+def _of_row(
+    row: str, table: Table, definition: Definition, term: Term, predicate: str | None
+) -> str:
     """Return a term's value for the trigger's OLD or NEW row; it may be NULL outside the predicate.
 
     Where the index leaves a row out, SQLite never evaluates its expressions, which may fail.
     """
+    filled = {quoted(name): preset for name, preset in definition.filled.items()}
+
+    def value_of(name: str) -> str:
+        # The row is not written yet: where it has NULL, REPLACE may write the DEFAULT.
+        return f"coalesce({row}.{name}, {filled[name]})" if name in filled else f"{row}.{name}"
+
     if term.column is not None:
-        return f"{row}.{quoted(term.column)}"
+        return value_of(quoted(term.column))
     names = {*table.identity, *(quoted(c.name) for c in (*table.columns, *table.excluded))}
-    if rowid is not None:
-        names.add(quoted(rowid))
+    if definition.rowid is not None:
+        names.add(quoted(definition.rowid))
     value = term.sql if predicate is None else f"CASE WHEN {predicate} THEN {term.sql} END"
-    values = ", ".join(f"{row}.{name} AS {name}" for name in sorted(names))
+    values = ", ".join(f"{value_of(name)} AS {name}" for name in sorted(names))
     return f"(SELECT {value} FROM (SELECT {values}) AS {table.sql})"
 
 

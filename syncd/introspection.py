@@ -82,7 +82,8 @@ class Definition:
     columns: the synced ones outside the key: name, affinity, DEFAULT's SQL. excluded: likewise, of
     those that the user keeps on this host. rowid: the column that stands for the rowid and stays on
     this host. uniques: what must be unique beside what tells its rows apart, the rowid included.
-    stamp_from: the column that says when a row was last written.
+    stamp_from: the column that says when a row was last written. filled: what REPLACE puts in place
+    of NULL, by column (sqlite.org/lang_conflict.html).
     """
 
     name: str
@@ -93,6 +94,7 @@ class Definition:
     uniques: tuple[Unique, ...]
     foreign_keys: tuple[ForeignKey, ...]
     stamp_from: str | None
+    filled: Mapping[str, str]
 
     @property
     def is_generated(self) -> bool:
@@ -206,6 +208,7 @@ def _definition(
         uniques=tuple(u for u in _uniques(connection, name, infos) if not u.identifies(identity)),
         foreign_keys=_foreign_keys(connection, name),
         stamp_from=stamp_from,
+        filled={i.name: i.preset for i in infos if i.not_null and i.preset != "NULL"},
     )
 
 

@@ -290,6 +290,28 @@ def test_any_name_may_be_a_name(make_hosts: MakeHosts, table: str, key: str, val
     assert a.rows(f"SELECT * FROM {t}") == b.rows(f"SELECT * FROM {t}") == rows
 
 
+@pytest.mark.parametrize(
+    "unique",
+    [
+        "UNIQUE (u, t)",
+        "UNIQUE (t, u)); CREATE UNIQUE INDEX again ON q (u, t + 1",
+        "UNIQUE (u, k)); CREATE UNIQUE INDEX some ON q (u) WHERE (t > 0",
+    ],
+)
+def test_what_replace_displaces_by_a_default_has_died(make_hosts: MakeHosts, unique: str) -> None:
+    """In a NOT NULL column it writes the DEFAULT in place of NULL, and takes rows that have it."""
+    ddl = f"CREATE TABLE q (k TEXT PRIMARY KEY NOT NULL, u, t NOT NULL DEFAULT 1, {unique})"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"q": None})
+    a.write("INSERT INTO q VALUES ('a', 5, 1), ('b', 6, 1)")
+    settle(a, b)
+    a.write("INSERT OR REPLACE INTO q VALUES ('c', 5, NULL)")
+    a.write("UPDATE OR REPLACE q SET u = 5, t = NULL WHERE k = 'b'")
+    settle(a, b)
+    a.write("UPDATE q SET u = 9")
+    settle(a, b)
+    assert a.rows("SELECT * FROM q") == b.rows("SELECT * FROM q") == [("b", 9, 1)]
+
+
 @pytest.mark.parametrize("suffix", ["position", "replace", "changes", "insert", "shadow"])
 def test_two_tables_may_have_similar_names(make_hosts: MakeHosts, suffix: str) -> None:
     """`devices` and `devices_position` are two tables; neither is taken for the other."""
