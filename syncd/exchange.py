@@ -221,13 +221,15 @@ def _pull(
             brief=server is not None,
         )
         answer = client.pull(request)
-        here_ms = (asked_ms + replica.wall_ms()) // 2
+        unsure_ms = 0
         if isinstance(answer, int):
-            # As far as whole seconds tell, the peer's clock and ours are the same.
-            there_ms = min(max(here_ms, answer * 1000), answer * 1000 + 999)
-            answer = wire.repeated(request, replica.node_of(request.server), there_ms)
+            unsure_ms = 999
+            answer = wire.repeated(request, replica.node_of(request.server), answer * 1000)
         header, frame = answer
-        offset_ms = header.created_ms - here_ms
+        # It was made at some time between the two: the least that the clocks must differ by.
+        least_ms = header.created_ms - replica.wall_ms()
+        most_ms = header.created_ms + unsure_ms - asked_ms
+        offset_ms = min(max(0, least_ms), most_ms)
         try:
             counts += replica.merge(header, frame)
         except BundleGap:

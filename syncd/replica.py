@@ -381,6 +381,7 @@ class Replica:
             is_idle = _says_nothing_new(connection, header, frame)
         if is_idle:
             self.hear(header.origin, header.node, Vector(header.vector))
+            self._identity.hear(header.origin, header.mark)
             self.release()
             return Counts()
         self._guard(Vector(header.vector))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from wire.sites import Clock, Site, served, signed_headers
 def pair(tmp_path: Path) -> Iterator[tuple[Site, Site]]:
     """Two hosts that have the same, and have said so to each other; their clocks are apart."""
     clock = Clock()
+    clock.ms += 400
     here, there = Site(tmp_path, "a", clock=clock), Site(tmp_path, "b")
     there.clock.ms = clock.ms  # type: ignore[attr-defined]
     here.add("mine", 1)
@@ -79,6 +81,7 @@ def test_the_round_is_one_like_any_other(pair: tuple[Site, Site]) -> None:
     assert answer_to(there, asked) == b""
     (status,) = here.sql("SELECT success_ms, offset_ms FROM syncd_peer WHERE name = 'peer'")
     assert status == (here.clock(), 0)
+    assert here.sql("SELECT node FROM syncd_origin ORDER BY node") == [("a",), ("b",)]
 
 
 def answer_to(there: Site, asked: Asked) -> bytes:
@@ -124,6 +127,22 @@ def test_withdrawals_are_said(pair: tuple[Site, Site]) -> None:
     there.sql("INSERT INTO syncd_withdrawn SELECT ordinal, 90, 99, 7 FROM syncd_origin LIMIT 1")
     _, body = answer(there, asking(*pair))
     assert len(bundle.Reader(io.BytesIO(body)).header.withdrawn) == 1
+
+
+def test_a_mark_that_was_lost_is_heard_again(pair: tuple[Site, Site]) -> None:
+    """The first answer has it, so the second can be empty."""
+    here, there = pair
+    before = here.replica.mark_of(there.replica.origin())
+    with contextlib.closing(sqlite3.connect(f"{here.database}-syncd")) as sidecar, sidecar:
+        sidecar.execute("DELETE FROM heard")
+    with scripted(asks(there.app)) as peer:
+        for _ in range(2):
+            assert here.round(Peer(name="peer", url=peer.url)).ok
+        first, second = peer.asked
+    assert answer_to(there, first) != b""
+    assert answer_to(there, second) == b""
+    assert before is not None
+    assert here.replica.mark_of(there.replica.origin()) == before
 
 
 @pytest.mark.parametrize(("ahead_s", "seen_ms"), [(0.4, 0), (40, 40_000), (-40, -40_000)])
