@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from syncd import numbers
+from syncd import numbers, usertriggers
 from syncd.database import Connection, literal, quoted
 from syncd.introspection import Constraints, ForeignKey, Unique
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
@@ -136,7 +136,7 @@ class Candidates:
             bad = self._failing(
                 self._whole, lambda ids: connection.rows(f"SELECT {tried} FROM {whole} WHERE {ids}")
             )
-            self._give_up(self._whole, bad)
+            self._give_up(self._whole, ", ".join(map(str, bad)))
         made = "".join(f", ({sql}) AS {quoted(name)}" for name, sql in made_of.items())
         connection.run(
             f"CREATE TEMP TABLE {self._candidate} AS SELECT *{made} FROM temp.{self._whole}"
@@ -160,8 +160,6 @@ class Candidates:
         connection = self._connection
         if connection.attempt(lambda: work("true")):
             return []
-        # If no row is to blame, it is an error.
-        work("false")
         connection.run(f"CREATE INDEX temp.{table}_id ON {table} (syncd_id)")
         ranges = connection.refused(
             lambda first, last: work(f"syncd_id BETWEEN {first} AND {last}"),
@@ -169,10 +167,13 @@ class Candidates:
         )
         return [first for first, _ in ranges]
 
-    def _give_up(self, table: str, ids: Sequence[int]) -> int:
-        """Take rows out of a temporary table, for they cannot show; return how many."""
+    def _give_up(self, table: str, ids: str) -> int:
+        """Take rows out of a temporary table and try them no more; return how many.
+
+        ids: their `syncd_id`, as a list or a query.
+        """
         keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
-        taken = f"FROM temp.{table} WHERE syncd_id IN ({', '.join(map(str, ids))})"
+        taken = f"FROM temp.{table} WHERE syncd_id IN ({ids})"
         self._connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys}, 0 {taken}")
         return self._connection.run(f"DELETE {taken}")
 
@@ -400,27 +401,29 @@ class Candidates:
                 f" SELECT * FROM ({rows}){order}"
             )
 
-        refused = 0
-        if not connection.attempt(lambda: insert(self._demands.strictly)):
-            # A CHECK refuses some of them, then, or an expression cannot be made. Which they are is
-            # seen without effect, because what they are left out by governs triggers as well.
-            with connection.undone():
-                self._failing(self._candidate, lambda ids: insert("OR IGNORE", ids))
-                left_out = connection.rows(
-                    f"SELECT syncd_id FROM temp.{self._candidate} EXCEPT"
-                    f" SELECT c.syncd_id {showing}"
-                )
-            refused = self._give_up(self._candidate, [id_ for (id_,) in left_out])
-            insert("")
         keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
+        taken_in = f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {keys} {showing})"
+        moved = 0
+        if not connection.attempt(lambda: insert(self._demands.strictly)):
+            # One that came past the triggers stands in place of the hidden row of its key.
+            moved += connection.run(taken_in)
+            self._give_up(self._candidate, f"SELECT c.syncd_id {showing}")
+            # A CHECK refuses some of them, then, or an expression cannot be made. Which they are is
+            # seen without effect: what they are left out by would govern the triggers as well.
+            candidates = f"SELECT syncd_id FROM temp.{self._candidate}"
+            with connection.undone(), usertriggers.silenced(connection, table):
+                self._failing(self._candidate, lambda ids: insert("OR IGNORE", ids))
+                refused = connection.rows(f"{candidates} EXCEPT SELECT c.syncd_id {showing}")
+            moved += self._give_up(self._candidate, ", ".join(str(id_) for (id_,) in refused))
+            # What fails now does so in a trigger; such a row does without.
+            for failing in self._failing(self._candidate, lambda ids: insert("", ids)):
+                with usertriggers.silenced(connection, table):
+                    insert("", f"syncd_id = {failing}")
         connection.run(
             f"INSERT INTO temp.{self._shown}"
             f" SELECT {keys}, c.syncd_id IN (SELECT id FROM temp.{self._rival}) {showing}"
         )
-        taken = connection.run(
-            f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {keys} {showing})"
-        )
-        return taken + refused
+        return moved + connection.run(taken_in)
 
 
 def _is_numbered(column: Column) -> str:

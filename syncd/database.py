@@ -269,19 +269,22 @@ class Connection:
         """Do some work for the numbers from 1 to the last; return those that values do not allow.
 
         work: does it for the rows with numbers from one to another. They come as ranges of one
-        number each, but those beyond so many are not looked into.
+        number each, but those beyond so many are not looked into. Raises the error if it is one
+        without any row, such as a function that is not there.
         """
+        if self.attempt(functools.partial(work, 1, last)):
+            return []
+        work(1, 0)
         found: list[tuple[int, int]] = []
         left = [(1, last)]
         while left:
             first, last = left.pop()
-            if self.attempt(functools.partial(work, first, last)):
-                continue
-            middle = (first + last) // 2
             if first >= last or len(found) >= ranges_max:
                 found.append((first, last))
-            else:
-                left += [(middle + 1, last), (first, middle)]
+                continue
+            middle = (first + last) // 2
+            halves = (middle + 1, last), (first, middle)
+            left += [half for half in halves if not self.attempt(functools.partial(work, *half))]
         return found
 
     @contextlib.contextmanager

@@ -16,6 +16,7 @@ _OPAQUE = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*
 _TOKEN = re.compile(rf"({_OPAQUE})|([(),])|([^'\"`\[(),/-]+|.)", re.DOTALL)
 # Of a blob such as x'00', and of a number such as 1e5, the letter is no name.
 _NAME = re.compile(rf"[xX]'[^']*'|\d[\w.]*|(?P<name>{_OPAQUE}|[^\W\d][\w$]*)|.", re.DOTALL)
+_RAISE = re.compile(rf"({_OPAQUE})|\braise\s*\((?:{_OPAQUE}|[^()])*\)", re.DOTALL | re.IGNORECASE)
 # SQLite takes a string for a name, too, where only a name can stand.
 _QUOTES = {'"': '"', "`": "`", "[": "]", "'": "'"}
 
@@ -103,8 +104,9 @@ def written_by(statement: str) -> str | None:
 def ignoring(statement: str) -> str:
     """Return a statement of a trigger so that it leaves out what a constraint refuses it.
 
-    One that says itself what to do, and that is not to fail, does that.
+    One that says itself what to do, and that is not to fail, does that. RAISE is NULL.
     """
+    statement = _RAISE.sub(lambda match: match[1] or "NULL", statement)
     verb, second, third = itertools.islice(_words(statement), 3)
     if verb[0].casefold() not in ("insert", "update"):
         return statement

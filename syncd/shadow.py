@@ -7,7 +7,7 @@ table or here, never in both. One that leaves the user's table takes its rowid a
 
 from __future__ import annotations
 
-from syncd import numbers
+from syncd import numbers, usertriggers
 from syncd.database import Connection, quoted
 from syncd.schema import Table
 
@@ -64,12 +64,22 @@ def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True)
         values.append(f"t.{quoted(table.rowid)}")
     not_there = f"NOT EXISTS (SELECT 1 FROM {table.shadow} AS h WHERE {table.on('h', 's')})"
     hiding = "SELECT * FROM temp.syncd_hiding"
-    with connection.temporary("syncd_hiding", f"SELECT * FROM ({keys}) AS s WHERE {not_there}"):
+    wanted = f"SELECT * FROM ({keys}) AS s WHERE {not_there}"
+    with connection.temporary("syncd_hiding", wanted) as last:
         connection.run(
             f"INSERT INTO {table.shadow} ({', '.join(cells)}) SELECT {', '.join(values)}"
             f" FROM temp.syncd_hiding AS s CROSS JOIN {table.sql} AS t ON {table.on_user('t', 's')}"
         )
-        count = connection.run(f"DELETE FROM {table.sql} WHERE {table.among(hiding)}")
+        count = 0
+
+        def take(first: int, last: int) -> None:
+            nonlocal count
+            some = f"{hiding} WHERE rowid BETWEEN {first} AND {last}"
+            count += connection.run(f"DELETE FROM {table.sql} WHERE {table.among(some)}")
+
+        for failing in connection.refused(take, last):
+            with usertriggers.silenced(connection, table):
+                take(*failing)
         if table.is_generated:
             # The number is free now, and may be given to a row that has nothing to do with this
             # one.

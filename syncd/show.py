@@ -62,29 +62,16 @@ class Showing:
             self._set_aside(columns, "s.aside")
 
     def _await_parents(self, columns: list[Column]) -> int:
-        """Mark the rows that would refer to a row that is not there; return how many."""
-        table, written = self._table, _written(columns)
-        lost = [
-            f"s.{c.cell} IS NOT NULL AND {c.local(f's.{c.cell}')} IS NULL"
+        """Mark the rows that refer to a parent whose number is not known yet; return how many."""
+        unknown = [
+            f"(s.{c.cell} IS NOT NULL AND {c.local(f's.{c.cell}')} IS NULL)"
             for c in columns
             if c.parent is not None
         ]
-        for reference in self._references:
-            if written.keys().isdisjoint(reference.columns):
-                continue
-            values = ", ".join(
-                f"{written.get(name, f't.{quoted(name)}')} AS {quoted(name)}"
-                for name in reference.columns
-            )
-            lost.append(
-                f"EXISTS (SELECT 1 FROM (SELECT {values} FROM {table.sql} AS t"
-                f" WHERE {table.on_user('t', 's')}) AS c WHERE NOT {reference.is_met('c')})"
-            )
-        if not lost:
+        if not unknown:
             return 0
         return self._connection.run(
-            "UPDATE temp.syncd_staged AS s SET aside = 1"
-            f" WHERE s.mask & {_mask(columns)} AND ({' OR '.join(lost)})"
+            f"UPDATE temp.syncd_staged AS s SET aside = 1 WHERE {' OR '.join(unknown)}"
         )
 
     def _write(self, columns: list[Column], existence: int, contested: int, among: str) -> None:
@@ -149,7 +136,11 @@ class Showing:
         if not columns:
             return 0
         table = self._table
-        sets = ", ".join(f"{quoted(name)} = {sql}" for name, sql in _written(columns).items())
+        sets = ", ".join(
+            f"{quoted(c.name)} = CASE WHEN s.mask & {c.bit} THEN {c.local(f's.{c.cell}')}"
+            f" ELSE t.{quoted(c.name)} END"
+            for c in columns
+        )
         return self._connection.run(
             f"UPDATE {self._strictly} {table.sql} AS t SET {sets} FROM temp.syncd_staged AS s"
             f" WHERE {table.on_user('t', 's')} AND s.met AND s.mask & {_mask(columns)}"
@@ -203,15 +194,6 @@ class Showing:
             f" AND c.staged_mask & {DEAD_BIT} AND c.mask & {table.columns_mask}"
             f" AND {owned(table, 'c')} & {ALIVE_BIT}",
         )
-
-
-def _written(columns: Sequence[Column]) -> dict[str, str]:
-    """Return the SQL of what columns of row `t` hold once what row `s` won is written."""
-    return {
-        c.name: f"CASE WHEN s.mask & {c.bit} THEN {c.local(f's.{c.cell}')}"
-        f" ELSE t.{quoted(c.name)} END"
-        for c in columns
-    }
 
 
 def _mask(columns: Sequence[Column]) -> int:

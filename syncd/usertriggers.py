@@ -9,7 +9,7 @@ statement by statement.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from syncd import ddl
 from syncd.database import Connection, quoted
@@ -25,17 +25,35 @@ def restrained(connection: Connection, tables: Collection[Table]) -> Iterator[No
     """
     theirs = _set_off(connection, tables)
     enrolled = {name.casefold() for name in _enrolled(connection)}
-    replaced = [
-        (name, sql, rest) for name, sql in theirs.items() if (rest := _rest(sql, enrolled)) != sql
-    ]
-    for name, _, rest in replaced:
-        connection.run(f"DROP TRIGGER {quoted(name)}")
-        if rest:
-            connection.run(rest)
+    rests = {name: rest for name, sql in theirs.items() if (rest := _rest(sql, enrolled))}
+    if rests == theirs:
+        yield
+        return
+    # All of them, so that they are set off in their own order ever after.
+    _replace(connection, theirs, rests)
     yield
-    for name, sql, rest in replaced:
-        if rest:
-            connection.run(f"DROP TRIGGER {quoted(name)}")
+    _replace(connection, rests, theirs)
+
+
+@contextlib.contextmanager
+def silenced(connection: Connection, table: Table) -> Iterator[None]:
+    """Let writes to a table set off none of the user's triggers on it, in this transaction."""
+    theirs = dict(
+        connection.rows(
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?"
+            " COLLATE NOCASE AND name NOT GLOB 'syncd_*' ORDER BY rowid",
+            (table.name,),
+        )
+    )
+    _replace(connection, theirs, {})
+    yield
+    _replace(connection, {}, theirs)
+
+
+def _replace(connection: Connection, old: Mapping[str, str], new: Mapping[str, str]) -> None:
+    for name in old:
+        connection.run(f"DROP TRIGGER {quoted(name)}")
+    for sql in new.values():
         connection.run(sql)
 
 

@@ -89,47 +89,136 @@ def test_a_row_that_is_refused_leaves_the_triggers_of_others_as_they_are(tmp_pat
     assert b.rows("SELECT k FROM last") == [("y",)]
 
 
-def test_a_row_in_conflict_takes_no_other_out_of_the_table(tmp_path: Path) -> None:
-    """Of a hundred updates one wants a value that another row has: the others are updates."""
+def in_conflict(folder: Path, count: int) -> tuple[Host, Host, list[str]]:
+    """Let B have newer owners of values that some of A's updates want; return their keys.
+
+    All updates of A are one statement, and come as one section.
+    """
     ddl = f"""
         CREATE TABLE t (k TEXT PRIMARY KEY NOT NULL, v UNIQUE, w);
         {NOTED.format(table="t")}
     """
-    a, b = hosts(tmp_path, ddl, "t")
-    for number in range(100):
-        a.write("INSERT INTO t VALUES (?, ?, 0)", f"{number:02}", number)
+    a, b = hosts(folder, ddl, "t")
+    for number in range(300):
+        a.write("INSERT INTO t VALUES (?, ?, 0)", f"{number:03}", number)
     settle(a, b)
+    losers = [f"{20 + 7 * n:03}" for n in range(count)]
     b.clock.ms = a.clock.ms + 1_000
-    b.write("UPDATE t SET v = 'wanted' WHERE k = '07'")
-    a.write("UPDATE t SET v = -v, w = 1 WHERE k BETWEEN '20' AND '80'")
-    a.write("UPDATE t SET v = 'wanted', w = 1 WHERE k = '50'")
+    for n in range(count):
+        b.write("UPDATE t SET v = ? WHERE k = ?", f"wanted {n}", f"{n:03}")
+    wanted = " ".join(f"WHEN '{key}' THEN 'wanted {n}'" for n, key in enumerate(losers))
+    a.write(f"UPDATE t SET v = CASE k {wanted} ELSE -v END, w = 1 WHERE k >= '020'")
     noted(b)
+    return a, b, losers
+
+
+def test_rows_in_conflict_take_no_other_out_of_the_table(tmp_path: Path) -> None:
+    """Of many updates some want a value that another row has: the others are updates."""
+    a, b, losers = in_conflict(tmp_path, 10)
     pull(b, a)
-    assert noted(b) == sorted(["-50", *(f"={n}" for n in range(20, 81) if n != 50)])
-    assert b.rows("SELECT k FROM t WHERE v = 'wanted'") == [("07",)]
+    others = {f"{n:03}" for n in range(20, 300)} - {*losers}
+    assert noted(b) == sorted([*(f"-{k}" for k in losers), *(f"={k}" for k in others)])
+    assert b.rows("SELECT k FROM t WHERE v = 'wanted 7'") == [("007",)]
+    assert b.rows("SELECT count(*) FROM t") == [(290,)]
 
 
-def test_many_rows_in_conflict_find_their_places(tmp_path: Path) -> None:
-    """Each of many rows wants the value that the next one gives up."""
-    ddl = f"""
-        CREATE TABLE t (k TEXT PRIMARY KEY NOT NULL, v INTEGER UNIQUE);
-        {NOTED.format(table="t")}
+def test_beyond_a_number_of_conflicts_others_leave_and_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is slower for none of them, and what shows is the same."""
+    monkeypatch.setattr(show, "REFUSED_MAX", 3)
+    a, b, losers = in_conflict(tmp_path, 10)
+    pull(b, a)
+    seen = noted(b)
+    came, went, changed = ({what[1:] for what in seen if what[0] == sign} for sign in "+-=")
+    assert went == came | {*losers}
+    assert came
+    assert came | changed == {f"{n:03}" for n in range(20, 300)} - {*losers}
+    assert b.rows("SELECT count(*) FROM t") == [(290,)]
+
+
+FAILING = {
+    "a CHECK": ("kept (k, v CHECK (v < 2))", "REPLACE INTO kept VALUES ('x', 7)"),
+    "NOT NULL": (
+        "kept (k PRIMARY KEY, v NOT NULL)",
+        "INSERT OR REPLACE INTO kept VALUES (1, NULL)",
+    ),
+    "an upsert": (
+        "kept (k PRIMARY KEY, v CHECK (v < 2))",
+        "INSERT INTO kept VALUES (1, 1) ON CONFLICT (k) DO UPDATE SET v = 2",
+    ),
+    "STRICT": ("kept (v INTEGER) STRICT", "INSERT INTO kept VALUES ('x')"),
+    "no JSON": ("kept (v)", "INSERT INTO kept VALUES (json_extract('bad', '$.x'))"),
+    "RAISE": ("kept (v)", "INSERT INTO kept SELECT CASE WHEN 1 THEN RAISE(ABORT, 'no)') END"),
+    "RAISE in turn": (
+        "kept (v); CREATE TRIGGER no BEFORE INSERT ON kept BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "INSERT INTO kept VALUES (1)",
+    ),
+    "RAISE(IGNORE)": ("kept (v)", "INSERT INTO kept SELECT coalesce(NULL, raise ( Ignore))"),
+}
+"""What a trigger's own table is, and a statement of a trigger that fails, twice at least."""
+
+
+@pytest.mark.parametrize("event", ["BEFORE INSERT", "AFTER INSERT", "AFTER UPDATE", "AFTER DELETE"])
+@pytest.mark.parametrize("name", FAILING)
+def test_a_trigger_that_fails_stops_no_row(tmp_path: Path, name: str, event: str) -> None:
+    """What another host has accepted is merged; the trigger stands as it did."""
+    kept, statement = FAILING[name]
+    plain = "CREATE TABLE t (k TEXT PRIMARY KEY NOT NULL, v)"
+    a, b = hosts(tmp_path, plain, "t")
+    a.write("INSERT INTO t VALUES ('x', 1), ('y', 1)")
+    settle(a, b)
+    trigger = f"CREATE TRIGGER failing {event} ON t BEGIN {statement}; END"
+    b.writer.executescript(f"CREATE TABLE {kept}; {trigger};")
+    a.write("UPDATE t SET v = 2 WHERE k = 'x'")
+    a.write("INSERT INTO t VALUES ('z', 1)")
+    a.write("DELETE FROM t WHERE k = 'y'")
+    for _ in range(2):
+        pull(b, a)
+        assert b.rows("SELECT * FROM t ORDER BY k") == a.rows("SELECT * FROM t ORDER BY k")
+        assert b.held() == 0
+        a.write("UPDATE t SET v = v + 1")
+    assert b.rows("SELECT sql FROM sqlite_schema WHERE name = 'failing'") == [(trigger,)]
+
+
+def test_triggers_keep_the_order_in_which_they_are_set_off(tmp_path: Path) -> None:
+    """SQLite promises none, and still has one that nobody wants to see change."""
+    ddl = """
+        CREATE TABLE t (k TEXT PRIMARY KEY NOT NULL);
+        CREATE TABLE seen (what);
+        CREATE TRIGGER one AFTER INSERT ON t BEGIN INSERT OR IGNORE INTO seen VALUES (1); END;
+        CREATE TRIGGER two AFTER INSERT ON t BEGIN INSERT INTO seen VALUES (2); END;
+        CREATE TRIGGER three AFTER INSERT ON t BEGIN INSERT OR IGNORE INTO seen VALUES (3); END;
     """
     a, b = hosts(tmp_path, ddl, "t")
-    count = 3 * show.REFUSED_MAX
-    for number in range(count):
-        a.write("INSERT INTO t VALUES (?, ?)", f"{number:03}", number)
+    a.write("INSERT INTO t VALUES ('x')")
     pull(b, a)
-    noted(b)
-    for number in reversed(range(count)):
-        a.write("UPDATE t SET v = v + 1 WHERE v = ?", number)
+    b.write("INSERT INTO t VALUES ('y')")
+    assert b.rows("SELECT what FROM seen") == 2 * a.rows("SELECT what FROM seen")
+
+
+@pytest.mark.parametrize("policy", ["", "ON CONFLICT REPLACE", "ON CONFLICT IGNORE"])
+def test_a_row_past_the_triggers_stands_for_its_hidden_twin(tmp_path: Path, policy: str) -> None:
+    """A dump brings a displaced row back beside its winner; rounds go on, and that row stays."""
+    ddl = f"CREATE TABLE t (k TEXT PRIMARY KEY {policy} NOT NULL, v UNIQUE, w)"
+    a, b = hosts(tmp_path, ddl, "t")
+    a.write("INSERT INTO t VALUES ('x', 1, 'a')")
+    b.clock.ms = a.clock.ms + 1_000
+    b.write("INSERT INTO t VALUES ('y', 1, 'b')")
+    settle(a, b)
+    triggers = b.rows("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+    for name, _ in triggers:
+        b.writer.execute(f"DROP TRIGGER {name}")
+    b.writer.execute("INSERT INTO t VALUES ('x', 2, 'past')")
+    for _, sql in triggers:
+        b.writer.execute(sql)
+    a.clock.ms = b.clock.ms + 1_000
+    a.write("UPDATE t SET v = 5 WHERE k = 'y'")
     pull(b, a)
-    query = "SELECT k, v FROM t ORDER BY k"
-    assert b.rows(query) == a.rows(query)
-    seen = noted(b)
-    left = {what[1:] for what in seen if what[0] == "-"}
-    assert {what[1:] for what in seen if what[0] == "+"} == left
-    assert {what[1:] for what in seen if what[0] == "="} == {k for k, _ in a.rows(query)} - left
+    assert b.rows("SELECT * FROM t ORDER BY k") == [("x", 2, "past"), ("y", 5, "b")]
+    b.write("UPDATE t SET w = 'mine' WHERE k = 'x'")
+    settle(a, b)
+    assert a.rows("SELECT k, w FROM t ORDER BY k") == [("x", "mine"), ("y", "b")]
 
 
 def test_a_row_that_gets_another_parent_stays_in_the_table(tmp_path: Path) -> None:
