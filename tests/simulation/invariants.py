@@ -93,7 +93,12 @@ def check_losses(
     """
     everything: set[Change] = set().union(*(m.knowledge.merged for m in machines))
     vector = machines[0].replica.vector()
-    beaten = {c for c in gone - everything if c.stamp.seq <= vector[c.stamp.origin]}
+    beaten = {
+        change
+        for change in gone - everything
+        if change.stamp.seq <= vector[change.stamp.origin]
+        and all(machine.knowledge.counts(change) for machine in machines)
+    }
     silent = ledger.unlogged(everything, beaten, losses)
     hold(not silent, "conflicts", f"lost in silence: {silent}")
 

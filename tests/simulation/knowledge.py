@@ -61,7 +61,7 @@ class Knowledge:
         had: what the host said that it has merged. By that it turns down what a change that it
         holds has superseded elsewhere: a known limit (docs/architecture.md).
         """
-        for change in filter(self._counts, changes):
+        for change in filter(self.counts, changes):
             is_known = change.stamp.seq <= had[change.stamp.origin]
             if is_known and _is_superseded(change, self.waiting):
                 continue
@@ -94,7 +94,7 @@ class Knowledge:
 
     def bring_withdrawn(self) -> None:
         """Merge what was held and is withdrawn, so that it can be written anew."""
-        self._move({c for c in self.waiting if not self._counts(c) and self.knows(c)})
+        self._move({c for c in self.waiting if not self.counts(c) and self.knows(c)})
 
     def write_anew(self, anew: dict[model.Stamp, model.Stamp], *, is_held: bool) -> set[Change]:
         """Give what owns a register, or what waits, another stamp; return what became of it.
@@ -140,8 +140,8 @@ class Knowledge:
     def forget_withdrawn(self) -> None:
         """Take out what does not count any more."""
         if self.withdrawn:
-            self.merged = set(filter(self._counts, self.merged))
-            self.waiting = set(filter(self._counts, self.waiting))
+            self.merged = set(filter(self.counts, self.merged))
+            self.waiting = set(filter(self.counts, self.waiting))
 
     def knows(self, change: Change) -> bool:
         """Say whether a host has the table and the column of a change."""
@@ -195,7 +195,7 @@ class Knowledge:
     def _is_due(self, change: Change, until_ms: int) -> bool:
         return change.stamp.hlc <= hlc_of_ms(until_ms) and self.knows(change)
 
-    def _counts(self, change: Change) -> bool:
+    def counts(self, change: Change) -> bool:
         """Say whether a change has not been withdrawn, as far as this host has been told."""
         return not any(
             one.origin == change.stamp.origin
