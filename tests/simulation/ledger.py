@@ -69,15 +69,19 @@ class Ledger:
         for lost in sorted(writes, key=lambda c: c.stamp, reverse=True):
             if lost.register == EXISTENCE:
                 continue
-            beyond = [
-                won
-                for won in (*writes, *beaten)
-                if won.stamp > lost.stamp and (won.register == lost.register or won.value == DEAD)
-            ]
+            beyond, beaten_beyond = (
+                [
+                    won
+                    for won in some
+                    if won.stamp > lost.stamp
+                    and (won.register == lost.register or won.value == DEAD)
+                ]
+                for some in (writes, beaten)
+            )
             if (
                 (lives and not beyond)
                 or self._is_logged(lost, losses)
-                or any(self._knew(won, lost) for won in beyond)
+                or any(self._knew(won, lost) for won in (*beyond, *beaten_beyond))
                 or any(won in accounted and won.value == lost.value for won in beyond)
             ):
                 accounted.add(lost)
