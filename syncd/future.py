@@ -8,6 +8,7 @@ the future that it has, after which its clock goes on from the present.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from syncd import changelog, held, merge, restamp, withdrawal
@@ -42,8 +43,11 @@ def repair(connection: Connection, *, now_ms: int, drift_ms: int) -> int:
 
 
 def of_ids(connection: Connection, ids: Sequence[int], hlc_max: int) -> list[Withdrawal]:
-    """Return the changes that `held.listed` gives these ids; raise `NotReleasable`."""
-    return [_of_id(connection, id_, hlc_max) for id_ in ids]
+    """Return the changes that `held.listed` gives these ids; raise `NotReleasable`.
+
+    What is held of the same row and older is among them: left in the future it would win.
+    """
+    return [one for id_ in ids for one in _of_id(connection, id_, hlc_max)]
 
 
 def of_host(connection: Connection, host: str | None, hlc_max: int) -> list[Withdrawal]:
@@ -63,21 +67,25 @@ def of_host(connection: Connection, host: str | None, hlc_max: int) -> list[With
     ]
 
 
-def _of_id(connection: Connection, id_: int, hlc_max: int) -> Withdrawal:
-    found = connection.row(
-        "SELECT o.id, h.seq, h.hlc FROM syncd_held AS h JOIN syncd_origin AS o"
-        " ON o.ordinal = h.origin WHERE h.position = ?",
-        (id_,),
-    )
+def _of_id(connection: Connection, id_: int, hlc_max: int) -> list[Withdrawal]:
+    found = connection.row("SELECT hlc, key_names FROM syncd_held WHERE position = ?", (id_,))
     if found is None:
         raise NotReleasable(f"there is no held change {id_}", hint="`syncd held` lists them.")
-    origin, seq, hlc = found
+    hlc, key_names = found
     if hlc <= hlc_max:
         raise NotReleasable(
             f"held change {id_} is not from the future: it waits for its table or column",
             hint="Migrate this host and run: syncd init",
         )
-    return Withdrawal(origin, seq, seq, hlc_max)
+    same_row = " AND ".join(f"h.k{n} = c.k{n}" for n in range(len(json.loads(key_names))))
+    older = connection.rows(
+        "SELECT DISTINCT o.id, h.seq FROM syncd_held AS c JOIN syncd_held AS h"
+        f" ON h.tbl = c.tbl AND h.key_names = c.key_names AND {same_row}"
+        " AND h.hlc > ? AND h.hlc <= c.hlc"
+        " JOIN syncd_origin AS o ON o.ordinal = h.origin WHERE c.position = ?",
+        (hlc_max, id_),
+    )
+    return [Withdrawal(origin, seq, seq, hlc_max) for origin, seq in older]
 
 
 def _bring(

@@ -71,6 +71,26 @@ def test_a_third_host_logs_what_lost_to_a_change_that_its_sender_held(
 class TestRelease:
     """`syncd held release` merges what is held for its stamp now."""
 
+    def test_what_is_older_of_the_same_row_comes_along(self, make_hosts: MakeHosts) -> None:
+        """A row that was deleted before it was written again does not die when that time comes."""
+        ahead, behind = make_hosts("ahead", "behind")
+        behind.clock.ms -= HOUR_MS
+        insert(ahead, "d", "first")
+        pull(behind, ahead)
+        ahead.write("DELETE FROM devices")
+        insert(ahead, "d", "again")
+        insert(ahead, "other")
+        pull(behind, ahead)
+        (born,) = (h.id for h in behind.replica.held() if h.value == "again")
+        assert born is not None
+        assert behind.replica.release_held([born])
+        assert behind.devices() == {"d": ("new", "again")}
+        pass_time(2 * HOUR_MS, behind)
+        pass_time(HOUR_MS, ahead)
+        assert set(behind.devices()) == {"d", "other"}
+        assert_same(behind, ahead)
+        assert set(behind.devices()) == {"d", "other"}
+
     def test_a_released_change_shows_everywhere_and_stays_a_thing_of_now(
         self, make_hosts: MakeHosts
     ) -> None:
