@@ -101,12 +101,12 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     raw_text: list[int] = []
 
 
-class Section(msgspec.Struct, frozen=True):
+class Section(msgspec.Struct, frozen=True, omit_defaults=True):
     """Changes of one table that write the same registers; no key occurs twice.
 
     existence: NO_EXISTENCE, ALIVE or DEAD. keys and values: one Column per name in `key` and
     `columns`. origins: positions in the frame's `origins`. seqs and hlcs: differences from the
-    previous row, the first from zero.
+    previous row, the first from zero. ahead: whether the sender holds them for their stamps.
     """
 
     table: str
@@ -118,6 +118,7 @@ class Section(msgspec.Struct, frozen=True):
     hlcs: list[Int64]
     keys: list[Column]
     values: list[Column]
+    ahead: bool = False
 
     def __len__(self) -> int:
         return len(self.origins)

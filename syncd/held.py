@@ -55,20 +55,21 @@ def sections(connection: Connection, where: str, room: Room | None = None) -> It
     where: a condition on the held entry `e`.
     """
     groups = connection.rows(
-        "SELECT DISTINCT tbl, col, key_names, existence FROM syncd_held AS e"
-        f" WHERE {where} ORDER BY tbl, col, existence"
+        f"SELECT DISTINCT tbl, col, key_names, existence, reason = {literal(FUTURE)} AS ahead"
+        f" FROM syncd_held AS e WHERE {where} ORDER BY tbl, col, existence, ahead"
     )
-    for table, col, key_names, existence in groups:
+    for table, col, key_names, existence, ahead in groups:
         key = json.loads(key_names)
         cells = "".join(f", k{i}" for i in range(len(key)))
         rows = connection.user_rows(
             f"SELECT origin, seq, hlc{cells}, value FROM syncd_held AS e WHERE ({where})"
-            " AND tbl = ? AND col = ? AND key_names = ? AND existence = ? ORDER BY e.position",
-            (table, col, key_names, existence),
+            " AND tbl = ? AND col = ? AND key_names = ? AND existence = ?"
+            f" AND (reason = {literal(FUTURE)}) = ? ORDER BY e.position",
+            (table, col, key_names, existence, ahead),
             room,
         )
         for layer in _layers(rows, len(key)):
-            yield _section(table, col, key, existence, layer)
+            yield _section(table, col, key, existence, layer, ahead=bool(ahead))
 
 
 def due(
@@ -279,7 +280,13 @@ def _layers(rows: list[tuple[Any, ...]], keys: int) -> Iterator[list[tuple[Any, 
 
 
 def _section(
-    table: str, col: str, key: list[str], existence: int, rows: list[tuple[Any, ...]]
+    table: str,
+    col: str,
+    key: list[str],
+    existence: int,
+    rows: list[tuple[Any, ...]],
+    *,
+    ahead: bool,
 ) -> Section:
     origins, seqs, hlcs, *cells = zip(*rows, strict=True)
     return Section(
@@ -292,4 +299,5 @@ def _section(
         hlcs=bundle.deltas(hlcs),
         keys=[column_of(cell) for cell in cells[: len(key)]],
         values=[column_of(cells[-1])] if col else [],
+        ahead=ahead,
     )

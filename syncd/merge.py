@@ -169,7 +169,7 @@ def merge_sections(
 
     header: None for changes that were held, or are sent again. The vector covers them already, and
     nothing says any more what their writers knew; so all that they displace counts as unknown to
-    them. So it is with what the sender held for its stamp: it knew that and had not merged it.
+    them. So it is with what the sender holds for its stamp: it knows that and has not merged it.
     """
     if not sections:
         return Counts()
@@ -180,7 +180,6 @@ def merge_sections(
         connection,
         merged=changelog.by_ordinal(connection, merged),
         known_to_sender=changelog.by_ordinal(connection, known),
-        merged_by_sender=hlc_of_ms(header.created_ms + drift_ms) if header else 0,
         staged=staged or Staged(),
         hlc_max=hlc_of_ms(now_ms + drift_ms),
         now_ms=now_ms,
@@ -315,10 +314,7 @@ def _ordinal_known(connection: Connection, origin: bytes) -> None:
 
 
 class _Scope:
-    """What all sections of one merge share. Vectors are by ordinal.
-
-    merged_by_sender: the reading above which a sender holds changes.
-    """
+    """What all sections of one merge share. Vectors are by ordinal."""
 
     def __init__(
         self,
@@ -326,7 +322,6 @@ class _Scope:
         *,
         merged: dict[int, int],
         known_to_sender: dict[int, int],
-        merged_by_sender: int,
         staged: Staged,
         hlc_max: int,
         now_ms: int,
@@ -334,7 +329,6 @@ class _Scope:
         self._connection = connection
         self._merged = merged
         self._known_to_sender = known_to_sender
-        self._merged_by_sender = merged_by_sender
         self._staged = staged
         self._hlc_max = hlc_max
         self._now_ms = now_ms
@@ -375,6 +369,7 @@ class _Scope:
 
     def _merge_into(self, table: Table, section: Section, showing: Showing) -> Counts:
         columns = staging.columns_of(table, section)
+        known = {} if section.ahead else self._known_to_sender
         self.hlc_seen = max(self.hlc_seen, *bundle.undeltas(section.hlcs))
         connection = self._connection
         with staging.changes(connection, table, section, self._staged):
@@ -394,8 +389,7 @@ class _Scope:
                         connection,
                         table,
                         columns,
-                        known=f"CASE WHEN x.staged_hlc > {self._merged_by_sender} THEN 0"
-                        f" ELSE {changelog.up_to('x.origin', self._known_to_sender)} END",
+                        known=changelog.up_to("x.origin", known),
                         now_ms=self._now_ms,
                     )
                 showing.take_staged(columns, section.existence, contested)
