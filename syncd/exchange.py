@@ -17,11 +17,11 @@ from collections.abc import Callable
 import msgspec
 
 from syncd import signing, wire
-from syncd.bundle import Header, Progress, Snapshot
+from syncd.bundle import Frame, Header, Progress, Snapshot
 from syncd.config import Config, Peer
 from syncd.errors import BundleGap, ConfigError, PeerMisbehaved, SyncError
 from syncd.merge import Counts
-from syncd.peer import TRANSFER_WITHIN_S, PeerClient
+from syncd.peer import TRANSFER_WITHIN_S, Answer, PeerClient
 from syncd.replica import Replica
 from syncd.vector import Vector
 
@@ -208,28 +208,8 @@ def _pull(
     reached: tuple[bytes | None, Snapshot | None, int]
     reached = (server, None, replica.cursor(server) if server else 0)
     while True:
-        asked_ms, asking = replica.wall_ms(), replica.origin()
-        request = wire.PullRequest(
-            replica.config.node,
-            dict(replica.vector()),
-            server or b"",
-            replica.cursor(server) if server else 0,
-            asking,
-            replica.progress(server) if server else None,
-            wait_ms,
-            replica.mark_of(server) if server else None,
-            brief=server is not None,
-        )
-        answer = client.pull(request)
-        unsure_ms = 0
-        if isinstance(answer, int):
-            unsure_ms = 999
-            answer = wire.repeated(request, replica.node_of(request.server), answer * 1000)
-        header, frame = answer
-        # It was made at some time between the two: the least that the clocks must differ by.
-        least_ms = header.created_ms - replica.wall_ms()
-        most_ms = header.created_ms + unsure_ms - asked_ms
-        offset_ms = min(max(0, least_ms), most_ms)
+        asking = replica.origin()
+        header, frame, offset_ms = _ask(replica, client, server, asking, wait_ms)
         try:
             counts += replica.merge(header, frame)
         except BundleGap:
@@ -246,6 +226,33 @@ def _pull(
             server = header.origin
             replica.recognise(client.peer.name, server)
         _check_stop(is_stopping)
+
+
+def _ask(
+    replica: Replica, client: PeerClient, server: bytes | None, asking: bytes, wait_ms: int
+) -> tuple[Header, Frame, int]:
+    """Pull one frame; return it, and the least by which the peer's clock must be ahead of ours."""
+    asked_ms = replica.wall_ms()
+    request = wire.PullRequest(
+        replica.config.node,
+        dict(replica.vector()),
+        server or b"",
+        replica.cursor(server) if server else 0,
+        asking,
+        replica.progress(server) if server else None,
+        wait_ms,
+        replica.mark_of(server) if server else None,
+        brief=server is not None,
+    )
+    answer, unsure_ms = client.pull(request), 0
+    if isinstance(answer, Answer):
+        unsure_ms = 999  # it tells whole seconds
+        answer = wire.repeated(request, replica.node_of(request.server), answer.signed_s * 1000)
+    header, frame = answer
+    # It was made at some time since we asked, maybe after a wait.
+    least_ms = header.created_ms - replica.wall_ms()
+    most_ms = header.created_ms + unsure_ms - asked_ms
+    return header, frame, min(max(0, least_ms), most_ms)
 
 
 def _push(

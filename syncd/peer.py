@@ -83,14 +83,11 @@ class PeerClient:
         # What requests would send besides costs an idle round a tenth of its bytes.
         self._session.headers = CaseInsensitiveDict({"User-Agent": "syncd"})
 
-    def pull(self, request: wire.PullRequest) -> tuple[Header, Frame] | int:
-        """Ask for the next frame of what this host lacks.
-
-        A brief answer is when it was signed, in seconds since 1970 by the peer's clock.
-        """
+    def pull(self, request: wire.PullRequest) -> tuple[Header, Frame] | Answer:
+        """Ask for the next frame of what this host lacks; a brief answer comes as it is."""
         answer = self._call(wire.PULL, bundle.encode(request))
         if request.brief and not answer.content:
-            return answer.signed_s
+            return answer
         return self._frame(answer.content)
 
     def rows(self, request: wire.RowsRequest) -> tuple[Header, Frame]:
