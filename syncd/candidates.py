@@ -8,7 +8,7 @@ to each other take turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from syncd import numbers, usertriggers
 from syncd.database import Connection, literal, quoted
@@ -136,7 +136,7 @@ class Candidates:
             bad = self._failing(
                 self._whole, lambda ids: connection.rows(f"SELECT {tried} FROM {whole} WHERE {ids}")
             )
-            self._give_up(self._whole, ", ".join(map(str, bad)))
+            self._give_up(self._whole, _list(bad))
         made = "".join(f", ({sql}) AS {quoted(name)}" for name, sql in made_of.items())
         connection.run(
             f"CREATE TEMP TABLE {self._candidate} AS SELECT *{made} FROM temp.{self._whole}"
@@ -375,6 +375,35 @@ class Candidates:
 
     def _insert(self) -> int:
         """Move the candidates that are left into the user's table; return how many were decided."""
+        connection, table, insert = self._connection, self._table, self._inserting()
+        same = " AND ".join(f"t.{name} = c.{name}" for name in table.identity)
+        showing = f"FROM temp.{self._candidate} AS c CROSS JOIN {table.sql} AS t ON {same}"
+        keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
+        taken_in = f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {keys} {showing})"
+        moved = 0
+        if not connection.attempt(lambda: insert(self._demands.strictly, "true")):
+            # One that came past the triggers stands in place of the hidden row of its key.
+            moved += connection.run(taken_in)
+            self._give_up(self._candidate, f"SELECT c.syncd_id {showing}")
+            # A CHECK refuses some of them, then, or an expression cannot be made. Which they are is
+            # seen without effect: what they are left out by would govern the triggers as well.
+            candidates = f"SELECT syncd_id FROM temp.{self._candidate}"
+            with connection.undone(), usertriggers.silenced(connection, table):
+                self._failing(self._candidate, lambda ids: insert("OR IGNORE", ids))
+                refused = connection.rows(f"{candidates} EXCEPT SELECT c.syncd_id {showing}")
+            moved += self._give_up(self._candidate, _list(id_ for (id_,) in refused))
+            # What fails now does so in a trigger; such rows do without.
+            if failing := self._failing(self._candidate, lambda ids: insert("", ids)):
+                with usertriggers.silenced(connection, table):
+                    insert("", f"syncd_id IN ({_list(failing)})")
+        connection.run(
+            f"INSERT INTO temp.{self._shown}"
+            f" SELECT {keys}, c.syncd_id IN (SELECT id FROM temp.{self._rival}) {showing}"
+        )
+        return moved + connection.run(taken_in)
+
+    def _inserting(self) -> Callable[[str, str], object]:
+        """Return what inserts candidates, given the clause behind INSERT and which they are."""
         connection, table = self._connection, self._table
         columns = (*table.columns, *table.excluded)
         names = [*table.identity, *(quoted(column.name) for column in columns)]
@@ -391,39 +420,15 @@ class Candidates:
             listed += f", {free} AS {own}"
             # New numbers come last, or SQLite might choose one that is wanted back.
             order = f" ORDER BY {own} IS NULL"
-        same = " AND ".join(f"t.{name} = c.{name}" for name in table.identity)
-        showing = f"FROM temp.{self._candidate} AS c CROSS JOIN {table.sql} AS t ON {same}"
-
-        def insert(or_what: str, ids: str = "true") -> None:
-            rows = f"SELECT {listed} FROM temp.{self._candidate} WHERE {ids}"
-            connection.run(
-                f"INSERT {or_what} INTO {table.sql} ({', '.join(names)})"
-                f" SELECT * FROM ({rows}){order}"
-            )
-
-        keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
-        taken_in = f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {keys} {showing})"
-        moved = 0
-        if not connection.attempt(lambda: insert(self._demands.strictly)):
-            # One that came past the triggers stands in place of the hidden row of its key.
-            moved += connection.run(taken_in)
-            self._give_up(self._candidate, f"SELECT c.syncd_id {showing}")
-            # A CHECK refuses some of them, then, or an expression cannot be made. Which they are is
-            # seen without effect: what they are left out by would govern the triggers as well.
-            candidates = f"SELECT syncd_id FROM temp.{self._candidate}"
-            with connection.undone(), usertriggers.silenced(connection, table):
-                self._failing(self._candidate, lambda ids: insert("OR IGNORE", ids))
-                refused = connection.rows(f"{candidates} EXCEPT SELECT c.syncd_id {showing}")
-            moved += self._give_up(self._candidate, ", ".join(str(id_) for (id_,) in refused))
-            # What fails now does so in a trigger; such a row does without.
-            for failing in self._failing(self._candidate, lambda ids: insert("", ids)):
-                with usertriggers.silenced(connection, table):
-                    insert("", f"syncd_id = {failing}")
-        connection.run(
-            f"INSERT INTO temp.{self._shown}"
-            f" SELECT {keys}, c.syncd_id IN (SELECT id FROM temp.{self._rival}) {showing}"
+        into = f"INTO {table.sql} ({', '.join(names)})"
+        rows = f"SELECT {listed} FROM temp.{self._candidate}"
+        return lambda or_what, ids: connection.run(
+            f"INSERT {or_what} {into} SELECT * FROM ({rows} WHERE {ids}){order}"
         )
-        return moved + connection.run(taken_in)
+
+
+def _list(ids: Iterable[int]) -> str:
+    return ", ".join(map(str, ids))
 
 
 def _is_numbered(column: Column) -> str:

@@ -74,12 +74,13 @@ def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True)
 
         def take(first: int, last: int) -> None:
             nonlocal count
-            some = f"{hiding} WHERE rowid BETWEEN {first} AND {last}"
-            count += connection.run(f"DELETE FROM {table.sql} WHERE {table.among(some)}")
+            keys = f"{hiding} WHERE rowid BETWEEN {first} AND {last}"
+            count += connection.run(f"DELETE FROM {table.sql} WHERE {table.among(keys)}")
 
-        for failing in connection.refused(take, last):
+        if failing := connection.refused(take, last):
             with usertriggers.silenced(connection, table):
-                take(*failing)
+                for some in failing:
+                    take(*some)
         if table.is_generated:
             # The number is free now, and may be given to a row that has nothing to do with this
             # one.

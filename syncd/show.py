@@ -34,7 +34,7 @@ class Showing:
         demands = constraints(connection, table.name, [column.name for column in table.key])
         self._required = demands.required
         self._strictly = demands.strictly
-        self._references = demands.foreign_keys
+        self._refers = bool(demands.foreign_keys)
 
     def take_staged(self, columns: list[Column], existence: int, contested: int) -> None:
         """Apply what the staged entries of one section won; their values are those of columns."""
@@ -42,7 +42,7 @@ class Showing:
             if contested:
                 self._bury()
             return
-        if existence == bundle.ALIVE and self._references:
+        if existence == bundle.ALIVE and self._refers:
             self._set_aside(columns, "true")
             return
         connection = self._connection

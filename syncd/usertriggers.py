@@ -38,13 +38,8 @@ def restrained(connection: Connection, tables: Collection[Table]) -> Iterator[No
 @contextlib.contextmanager
 def silenced(connection: Connection, table: Table) -> Iterator[None]:
     """Let writes to a table set off none of the user's triggers on it, in this transaction."""
-    theirs = dict(
-        connection.rows(
-            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?"
-            " COLLATE NOCASE AND name NOT GLOB 'syncd_*' ORDER BY rowid",
-            (table.name,),
-        )
-    )
+    name = table.name.casefold()
+    theirs = {one: sql for one, (on, sql) in _all(connection).items() if on.casefold() == name}
     _replace(connection, theirs, {})
     yield
     _replace(connection, {}, theirs)
@@ -64,12 +59,7 @@ def crossing(connection: Connection, table: Table) -> list[tuple[str, str]]:
     none on another enrolled table: that one has them itself.
     """
     others = _enrolled(connection) - {table.name}
-    on = dict(
-        connection.rows(
-            "SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger'"
-            " AND name NOT GLOB 'syncd_*'"
-        )
-    )
+    on = {name: table for name, (table, _) in _all(connection).items()}
     return sorted(
         (trigger, written)
         for written, trigger in connection.writes_of(_writes_to(table))
@@ -77,18 +67,23 @@ def crossing(connection: Connection, table: Table) -> list[tuple[str, str]]:
     )
 
 
-def _set_off(connection: Connection, tables: Collection[Table]) -> dict[str, str]:
-    """Return the triggers that a merge into tables may set off, with their SQL.
-
-    SQLite itself says which write something, when it compiles a statement that sets them off.
-    """
-    triggers = {
+def _all(connection: Connection) -> dict[str, tuple[str, str]]:
+    """Return the user's triggers in the order of their making, each with its table and its SQL."""
+    return {
         name: (table, sql)
         for name, table, sql in connection.rows(
             "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'trigger'"
             " AND name NOT GLOB 'syncd_*' ORDER BY rowid"
         )
     }
+
+
+def _set_off(connection: Connection, tables: Collection[Table]) -> dict[str, str]:
+    """Return the triggers that a merge into tables may set off, with their SQL.
+
+    SQLite itself says which write something, when it compiles a statement that sets them off.
+    """
+    triggers = _all(connection)
     if not triggers:
         return {}
     names = {table.name.casefold() for table in tables}
