@@ -294,8 +294,8 @@ def test_any_name_may_be_a_name(make_hosts: MakeHosts, table: str, key: str, val
     "unique",
     [
         "UNIQUE (u, t)",
-        "UNIQUE (t, u)); CREATE UNIQUE INDEX again ON q (u, t + 1",
-        "UNIQUE (u, k)); CREATE UNIQUE INDEX some ON q (u) WHERE (t > 0",
+        "UNIQUE (u, k)); CREATE UNIQUE INDEX made ON q (u, t + 1",
+        "UNIQUE (u, k)); CREATE UNIQUE INDEX some ON q (u + 0) WHERE (t > 0",
     ],
 )
 def test_what_replace_displaces_by_a_default_has_died(make_hosts: MakeHosts, unique: str) -> None:

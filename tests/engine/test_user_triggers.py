@@ -125,7 +125,7 @@ def test_rows_in_conflict_take_no_other_out_of_the_table(tmp_path: Path) -> None
 def test_beyond_a_number_of_conflicts_others_leave_and_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is slower for none of them, and what shows is the same."""
+    """What shows is the same; triggers see some more rows go and come."""
     monkeypatch.setattr(show, "REFUSED_MAX", 3)
     a, b, losers = in_conflict(tmp_path, 10)
     pull(b, a)
@@ -156,7 +156,7 @@ FAILING = {
     ),
     "RAISE(IGNORE)": ("kept (v)", "INSERT INTO kept SELECT coalesce(NULL, raise ( Ignore))"),
 }
-"""What a trigger's own table is, and a statement of a trigger that fails, twice at least."""
+"""What a trigger's own table is, and its statement, which fails sooner or later."""
 
 
 @pytest.mark.parametrize("event", ["BEFORE INSERT", "AFTER INSERT", "AFTER UPDATE", "AFTER DELETE"])

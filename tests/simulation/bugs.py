@@ -277,7 +277,7 @@ def name_a_copys_rows_anew() -> Iterator[None]:
         yield
 
 
-def silence_the_vendors_triggers() -> AbstractContextManager[Any]:
+def silence_the_users_triggers() -> AbstractContextManager[Any]:
     """A merge sets off no trigger but its own."""
     return mock.patch.object(usertriggers, "_rest", return_value=None)
 
@@ -306,5 +306,5 @@ ALL: tuple[Bug, ...] = (
     bury_in_silence,
     take_another_index_for_the_key,
     name_a_copys_rows_anew,
-    silence_the_vendors_triggers,
+    silence_the_users_triggers,
 )

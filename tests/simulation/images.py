@@ -1,4 +1,4 @@
-"""Images: tables that triggers of the vendor's own keep, each like a synced one, on its host alone.
+"""Images: tables that the user's own triggers keep, each like a synced one, on its host alone.
 
 A merge sets these triggers off as a writer does, so an image shows at any time what its table does.
 """

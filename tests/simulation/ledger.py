@@ -69,19 +69,11 @@ class Ledger:
         for lost in sorted(writes, key=lambda c: c.stamp, reverse=True):
             if lost.register == EXISTENCE:
                 continue
-            beyond, beaten_beyond = (
-                [
-                    won
-                    for won in some
-                    if won.stamp > lost.stamp
-                    and (won.register == lost.register or won.value == DEAD)
-                ]
-                for some in (writes, beaten)
-            )
+            beyond = _beyond(lost, writes)
             if (
                 (lives and not beyond)
                 or self._is_logged(lost, losses)
-                or any(self._knew(won, lost) for won in (*beyond, *beaten_beyond))
+                or any(self._knew(won, lost) for won in (*beyond, *_beyond(lost, beaten)))
                 or any(won in accounted and won.value == lost.value for won in beyond)
             ):
                 accounted.add(lost)
@@ -97,6 +89,15 @@ class Ledger:
 
     def _knew(self, won: Change, lost: Change) -> bool:
         return won.stamp.origin == lost.stamp.origin or lost in self._known[won]
+
+
+def _beyond(lost: Change, writes: Iterable[Change]) -> list[Change]:
+    """Return the greater writes of a register, and the deaths of its row."""
+    return [
+        won
+        for won in writes
+        if won.stamp > lost.stamp and (won.register == lost.register or won.value == DEAD)
+    ]
 
 
 def _write(change: Change) -> tuple[str, Key, str, Stamp]:
