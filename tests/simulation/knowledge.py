@@ -70,22 +70,26 @@ class Knowledge:
             elif change not in self.merged:
                 self.waiting.add(change)
 
-    def catch_up(self, changes: Iterable[Change], claim: Vector, until_ms: int) -> None:
+    def catch_up(self, told: Iterable[Change], claim: Vector, until_ms: int) -> None:
         """Take over what a snapshot's sender had merged, also of what it had forgotten.
 
         claim: what it claims to be complete for. Deaths count that a held birth has superseded,
         because what they took did not come.
         """
-        claimed = {c for c in changes if c.stamp.seq <= claim[c.stamp.origin]}
+        claimed = {c for c in told if c.stamp.seq <= claim[c.stamp.origin]}
         deaths = {change for change in claimed if change.value == model.DEAD}
         self.take_in(deaths, until_ms, Vector())
         self.take_in(claimed - deaths, until_ms, claim)
-        # What its sender had superseded by a change that is held here has not come, and goes.
+        # What its sender had superseded by a change that is held here has not come, and goes; but a
+        # change of which another register has come stays as it is.
         ahead = self.waiting & claimed
+        came = {change.stamp for change in model.surviving(told)}
         self.merged -= {
             change
             for change in self.merged - deaths
-            if change.stamp.seq <= claim[change.stamp.origin] and _is_superseded(change, ahead)
+            if change.stamp.seq <= claim[change.stamp.origin]
+            and change.stamp not in came
+            and _is_superseded(change, ahead)
         }
 
     def release(self, until_ms: int) -> None:
