@@ -34,7 +34,10 @@ class Ledger:
         self.enter([renamed], self._known[change])
 
     def lift(self, before: Stamp, lifted: Iterable[Change], known: frozenset[Change]) -> None:
-        """Remember a change by the newer stamp that a host gives it. known: what it had merged."""
+        """Remember a change by the newer stamp that a host gives it. known: what it had merged.
+
+        Where the change was lost before, its host knew of that, and need not say it again.
+        """
         for change in lifted:
             self.enter([change], known)
             self._lifted[change.stamp] = before

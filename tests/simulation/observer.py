@@ -296,8 +296,9 @@ class Observer:
 
     def _write_anew(self, machine: Machine, anew: dict[Stamp, Stamp], *, is_held: bool) -> None:
         known = frozenset(machine.knowledge.merged)
-        again = machine.knowledge.write_anew(anew, is_held=is_held)
-        self._ledger.enter(again, known)
+        before = {after: stamp for stamp, after in anew.items()}
+        for change in machine.knowledge.write_anew(anew, is_held=is_held):
+            self._ledger.lift(before[change.stamp], [change], known)
 
     def _lifted(
         self,
