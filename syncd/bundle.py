@@ -74,7 +74,8 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
 
     vector: what the sender has merged. since: what the receiver must have for the claim to hold.
     withdrawn: the withdrawals that the sender knows of. hlc: with the sender's own seq, its mark; 0
-    where nothing is to be remembered of it.
+    where nothing is to be remembered of it. forks: the origins that have two histories, each with
+    the last seq that these share. marks: what other origins are known to have said of themselves.
     """
 
     origin: Origin
@@ -84,6 +85,8 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     since: Seqs
     withdrawn: list[Withdrawal] = []
     hlc: Int64 = 0
+    forks: Seqs = {}
+    marks: dict[Origin, Mark] = {}
 
     @property
     def mark(self) -> Mark | None:

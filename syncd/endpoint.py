@@ -108,6 +108,7 @@ class _Server:
         vector = Vector(asked.vector)
         if len(asked.origin) == ORIGIN_BYTES:
             self._replica.hear(asked.origin, asked.node, vector)
+        self._replica.learn(asked.forks)
         news = self._replica.news()
         header, frame = self._answer_of(asked)
         is_empty = not frame.sections and frame.claim is not None and frame.snapshot is None
@@ -129,7 +130,7 @@ class _Server:
             Vector(asked.vector),
             asked.after if is_ours else 0,
             asked.snapshot if is_ours else None,
-            asked.mark if is_ours else None,
+            [mark for mark in (asked.mark, asked.rumour) if mark and is_ours],
         )
 
     def push(self, body: bytes) -> bytes:
@@ -175,6 +176,7 @@ class _Server:
                 now_ms=self._replica.wall_ms(),
                 snapshot=self._replica.progress(asked.origin),
                 mark=self._replica.mark_of(asked.origin),
+                rumour=self._replica.rumour_of(asked.origin),
             )
         )
 

@@ -205,17 +205,19 @@ def _pull(
 ) -> tuple[Header, int, Counts]:
     counts = Counts()
     server = replica.peer_origin(client.peer.name)
-    reached: tuple[bytes | None, Snapshot | None, int]
-    reached = (server, None, replica.cursor(server) if server else 0)
+    reached = _start(replica, server)
     while True:
-        asking = replica.origin()
-        header, frame, offset_ms = _ask(replica, client, server, asking, wait_ms)
+        asking = replica.origin(), replica.forks()
+        header, frame, offset_ms = _ask(replica, client, server, wait_ms)
         try:
             counts += replica.merge(header, frame)
         except BundleGap:
-            if replica.origin() == asking:
+            if (replica.origin(), replica.forks()) == asking:
                 raise
-            continue  # The answer has shown that this file was restored: it has less than it said.
+            # The answer has shown that a file was set back, this one or another: there is less here
+            # than was said.
+            reached = _start(replica, server)
+            continue
         if frame.claim is not None:
             return header, offset_ms, counts
         before, reached = reached, (header.origin, frame.snapshot, frame.position)
@@ -228,8 +230,13 @@ def _pull(
         _check_stop(is_stopping)
 
 
+def _start(replica: Replica, server: bytes | None) -> tuple[bytes | None, Snapshot | None, int]:
+    """Return where a pull goes on: whose changelog, which snapshot of it, and its position."""
+    return server, None, replica.cursor(server) if server else 0
+
+
 def _ask(
-    replica: Replica, client: PeerClient, server: bytes | None, asking: bytes, wait_ms: int
+    replica: Replica, client: PeerClient, server: bytes | None, wait_ms: int
 ) -> tuple[Header, Frame, int]:
     """Pull one frame; return it, and the least by which the peer's clock must be ahead of ours."""
     asked_ms = replica.wall_ms()
@@ -238,11 +245,13 @@ def _ask(
         dict(replica.vector()),
         server or b"",
         replica.cursor(server) if server else 0,
-        asking,
+        replica.origin(),
         replica.progress(server) if server else None,
         wait_ms,
         replica.mark_of(server) if server else None,
         brief=server is not None,
+        rumour=replica.rumour_of(server) if server else None,
+        forks=replica.forks(),
     )
     answer, unsure_ms = client.pull(request), 0
     if isinstance(answer, Answer):
@@ -261,10 +270,11 @@ def _push(
     name = client.peer.name
     there = client.status(wire.StatusRequest(replica.config.node, replica.origin()))
     since, after, progress = Vector(there.vector), there.cursor, there.snapshot
+    told = [mark for mark in (there.mark, there.rumour) if mark]
     replica.hear(there.origin, there.node, since)
     sent = 0
     while True:
-        header, frame = replica.changes_since(since, after, progress, there.mark)
+        header, frame = replica.changes_since(since, after, progress, told)
         if frame.snapshot is not None and frame.after == 0:
             log.warning("%s lacks deletions that are forgotten here: it is sent a snapshot", name)
         if frame.sections or not since.covers(frame.claim or {}):

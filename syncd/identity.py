@@ -4,8 +4,8 @@ A sidecar file beside the database (`<database>-syncd`) remembers which file it 
 host's name, the file's inode, and a token that the database holds too and that changes whenever
 changes of this origin are about to be sent. A copy has no sidecar or another inode; a restored
 backup has an older token. Where the sidecar was restored along with it, peers prove it: one knows a
-higher seq of our origin than we do, or was told a mark (a seq of ours and what our clock read then)
-that the sidecar does not know. In all cases the replica takes a new origin before anything more is
+higher seq of our origin than we do, or was told a mark (`marks`) that the sidecar does not know. In
+all cases the replica takes a new origin before anything more is
 sent under the old one, keeps its data, and pulls back what its former self had sent.
 """
 
@@ -14,18 +14,18 @@ from __future__ import annotations
 import copy
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncd import marks
 from syncd.bundle import Mark
 from syncd.database import Connection, Database
+from syncd.marks import Marks
 
 log = logging.getLogger(__name__)
 
 TOKEN_BYTES = 16
-MARKS_MAX = 1_000
-"""How many of its own marks a sidecar remembers, the newest."""
 
 
 def sidecar_of(database: Path) -> Path:
@@ -48,6 +48,14 @@ class _Memory:
     position: int
 
 
+@dataclass(frozen=True)
+class Sent:
+    """How far a file has sent changes of its own. shared: how far it did before it was set back."""
+
+    seq: int
+    shared: int
+
+
 class Identity:
     """Watches over the origin of one database."""
 
@@ -68,18 +76,29 @@ class Identity:
         """Close this thread's connection."""
         self._sidecar.close()
 
+    @property
+    def marks(self) -> Marks:
+        """What this host, and those it knows, have said of themselves."""
+        self._prepare()
+        return Marks(self._sidecar)
+
     def doubt(
-        self, connection: Connection, seen_seq: int = 0, mark: Mark | None = None
+        self, connection: Connection, seen_seq: int = 0, told: Sequence[Mark] = ()
     ) -> str | None:
         """Return why the file may not go on under its origin, or None.
 
-        seen_seq: the highest seq of this origin that a peer claims to have. mark: the last that it
-        heard of this origin.
+        seen_seq: the highest seq of this origin that a peer claims to have. told: marks that a peer
+        has heard of this origin.
         """
         reason = self._doubt(connection, seen_seq)
-        if reason is None and mark is not None and not self._has_said(mark):
-            return f"a peer was told of change {mark.seq} by another history of this origin"
-        return reason
+        if reason is not None:
+            return reason
+        for mark in told:
+            if not self.marks.has_said(mark):
+                return f"a peer was told of change {mark.seq} by another history of this origin"
+        if connection.value(_IS_FORKED):
+            return "another file has written under its origin"
+        return None
 
     def _doubt(self, connection: Connection, seen_seq: int = 0) -> str | None:
         own = connection.value("SELECT max(seq) FROM syncd_journal")
@@ -98,21 +117,17 @@ class Identity:
             return "it is older than what its sidecar remembers, as a restored backup is"
         return None
 
-    def sent(self, connection: Connection, mark: Mark | None = None) -> int | None:
-        """Return the highest own seq that this file has sent; None if its sidecar cannot tell.
+    def sent(self, connection: Connection, told: Sequence[Mark] = ()) -> Sent | None:
+        """Return how far this file has sent its own changes; None if its sidecar cannot tell.
 
-        mark: if it is not of this history, only what was sent before the histories parted counts.
+        told: as in `doubt`.
         """
         memory = self._memory()
         if memory is None or self._doubt(connection) is not None:
             return None
-        if mark is None or self._has_said(mark):
-            return memory.sent
-        with self._sidecar.read() as sidecar:
-            common: int | None = sidecar.value(
-                "SELECT max(seq) FROM mark WHERE seq <= ? AND hlc <= ?", (mark.seq, mark.hlc)
-            )
-        return min(memory.sent, mark.seq) if common is None else common
+        others = [mark for mark in told if not self.marks.has_said(mark)]
+        shared = min([memory.sent, *(self.marks.shared_with(mark) for mark in others)])
+        return Sent(memory.sent, shared)
 
     def renew(self, connection: Connection, reason: str, now_ms: int) -> None:
         """Take a new origin. The transaction must be a write, and nothing folded in it yet."""
@@ -132,7 +147,7 @@ class Identity:
         # No former token: a crash before the database commits must leave the doubt in place.
         self._remember(connection, 0, 0, former=None)
         with self._sidecar.write() as sidecar:
-            sidecar.run("DELETE FROM mark")
+            marks.forget(sidecar)
 
     def note_sending(self, connection: Connection, seq: int, position: int) -> None:
         """Remember how far this replica's own changes, and its changelog, are about to be sent.
@@ -142,29 +157,6 @@ class Identity:
         """
         former = connection.value("SELECT token FROM syncd_replica")
         self._remember(connection, seq, position, former)
-
-    def reading(self, seq: int) -> int:
-        """Return what the clock read when it was first said that this replica is at a seq, or 0."""
-        with self._sidecar.read() as sidecar:
-            return sidecar.value("SELECT hlc FROM mark WHERE seq = ?", (seq,)) or 0
-
-    def hear(self, sender: bytes, mark: Mark | None) -> None:
-        """Remember what a sender said of itself."""
-        if mark is None or self.heard(sender) == mark:
-            return
-        with self._sidecar.write() as sidecar:
-            sidecar.run(
-                "INSERT INTO heard VALUES (?, ?, ?) ON CONFLICT (origin) DO UPDATE SET"
-                " seq = excluded.seq, hlc = excluded.hlc WHERE excluded.seq > seq",
-                (sender, mark.seq, mark.hlc),
-            )
-
-    def heard(self, sender: bytes) -> Mark | None:
-        """Return the last that a sender was heard to say of itself."""
-        self._prepare()
-        with self._sidecar.read() as sidecar:
-            found = sidecar.row("SELECT seq, hlc FROM heard WHERE origin = ?", (sender,))
-        return Mark(*found) if found else None
 
     def must_note(self, seq: int, position: int) -> bool:
         """Say whether sending up to a seq and a position has to be remembered first."""
@@ -181,15 +173,6 @@ class Identity:
         with self._sidecar.write() as sidecar:
             sidecar.run("UPDATE memory SET former = NULL")
 
-    def _has_said(self, mark: Mark) -> bool:
-        with self._sidecar.read() as sidecar:
-            hlc = sidecar.value("SELECT hlc FROM mark WHERE seq = ?", (mark.seq,))
-            count, oldest = sidecar.row("SELECT count(*), min(seq) FROM mark") or (0, None)
-        if hlc is not None:
-            return bool(hlc == mark.hlc)
-        # It may have been said so long ago that it is not remembered any more.
-        return bool(count >= MARKS_MAX and mark.seq < oldest)
-
     def _remember(
         self, connection: Connection, sent: int, position: int, former: bytes | None
     ) -> None:
@@ -202,15 +185,7 @@ class Identity:
                 "INSERT INTO memory VALUES (?, ?, ?, ?, ?, ?)",
                 (self._node, self._path.stat().st_ino, token, former, sent, position),
             )
-            sidecar.run(
-                "INSERT OR IGNORE INTO mark VALUES (?, ?)",
-                (sent, connection.value("SELECT hlc FROM syncd_replica")),
-            )
-            sidecar.run(
-                "DELETE FROM mark WHERE seq <="
-                " (SELECT seq FROM mark ORDER BY seq DESC LIMIT 1 OFFSET ?)",
-                (MARKS_MAX,),
-            )
+            marks.note(sidecar, Mark(sent, connection.value("SELECT hlc FROM syncd_replica")))
 
     def _memory(self) -> _Memory | None:
         self._prepare()
@@ -228,9 +203,10 @@ class Identity:
                 " (node TEXT, inode INTEGER, token BLOB, former BLOB, sent INTEGER,"
                 " position INTEGER)"
             )
-            sidecar.run("CREATE TABLE IF NOT EXISTS mark (seq INTEGER PRIMARY KEY, hlc INTEGER)")
-            sidecar.run(
-                "CREATE TABLE IF NOT EXISTS heard"
-                " (origin BLOB PRIMARY KEY, seq INTEGER, hlc INTEGER) WITHOUT ROWID"
-            )
+            marks.prepare(sidecar)
         self._ready = True
+
+
+_IS_FORKED = (
+    "SELECT forked IS NOT NULL FROM syncd_origin WHERE ordinal = (SELECT origin FROM syncd_replica)"
+)

@@ -19,6 +19,7 @@ from syncd import (
     changelog,
     compaction,
     conflicts,
+    forks,
     held,
     peers,
     settle,
@@ -306,6 +307,7 @@ def _claim(connection: Connection, claim: Vector) -> None:
         " AND ordinal <> (SELECT origin FROM syncd_replica)",
         [(seq, ordinal) for ordinal, seq in changelog.by_ordinal(connection, claim).items()],
     )
+    forks.hold_back(connection)
 
 
 def _ordinal_known(connection: Connection, origin: bytes) -> None:

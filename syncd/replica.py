@@ -13,7 +13,7 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -25,6 +25,7 @@ from syncd import (
     conflicts,
     enrolment,
     extraction,
+    forks,
     future,
     held,
     merge,
@@ -322,15 +323,15 @@ class Replica:
         since: Vector,
         after: int = 0,
         progress: Progress | None = None,
-        mark: Mark | None = None,
+        told: Sequence[Mark] = (),
     ) -> tuple[Header, Frame]:
         """Return the first frame of what a host lacks, or of a snapshot if that cannot be told.
 
         since: what that host has merged. after: the position up to which it has merged this
-        replica's changelog. progress: how far it has read a snapshot of it. mark: the last that it
-        heard this replica say of itself.
+        replica's changelog. progress: how far it has read a snapshot of it. told: what it heard
+        that this replica has said of itself.
         """
-        if self._guard(since, mark):
+        if self._guard(since, told):
             # They counted in the changelog of the origin that is no more.
             after, progress = 0, None
         with self.snapshot() as connection:
@@ -339,7 +340,9 @@ class Replica:
             header = self.header(connection, since)
             frame = extraction.frame_after(connection, after, since, snapshot=part)
         hlc = self._note_sending(mine[header.origin], frame.position)
-        return msgspec.structs.replace(header, hlc=hlc), frame
+        says_nothing = not frame.sections and since.covers(frame.claim or {})
+        marks = {} if says_nothing else self._marks_of_others(header.origin)
+        return msgspec.structs.replace(header, hlc=hlc, marks=marks), frame
 
     def header(self, connection: Connection, since: Vector) -> Header:
         """Return the header of a bundle that is read from a connection of this replica's."""
@@ -350,6 +353,7 @@ class Replica:
             vector=dict(changelog.vector(connection)),
             since=dict(since),
             withdrawn=withdrawal.known(connection),
+            forks=forks.known(connection),
         )
 
     def frames_since(self, since: Vector) -> tuple[Header, Iterator[Frame]]:
@@ -376,15 +380,16 @@ class Replica:
 
         Acknowledged means durable: when this returns, it is committed.
         """
+        self.learn(header.forks)
         with self._database.read() as connection:
-            schema.require_enrolled(connection)
             is_idle = _says_nothing_new(connection, header, frame)
+            told = [mark for origin, mark in header.marks.items() if origin == _origin(connection)]
         if is_idle:
             self.hear(header.origin, header.node, Vector(header.vector))
-            self._identity.hear(header.origin, header.mark)
+            self._hear_marks(header)
             self.release()
             return Counts()
-        self._guard(Vector(header.vector))
+        self._guard(Vector(header.vector), told)
         # Before the lock is had another frame may come: what is found here is found out again.
         with self._database.scratch() as connection:
             self._refuse_gap(connection, header, frame)
@@ -400,7 +405,7 @@ class Replica:
                 drift_ms=self.config.sync.max_clock_drift,
             )
             ahead = held.ahead(connection, self.wall_ms(), self._hlc_max()) if counts.held else []
-        self._identity.hear(header.origin, header.mark)
+        self._hear_marks(header)
         for host in ahead:
             log.warning(
                 "%s: its clock is or was up to %.0f s ahead of ours; %d of its changes are held",
@@ -541,28 +546,63 @@ class Replica:
 
     def mark_of(self, sender: bytes) -> Mark | None:
         """Return the last that a sender was heard to say of itself, to tell it so."""
-        return self._identity.heard(sender)
+        return self._identity.marks.heard().get(sender)
 
-    def _guard(self, claimed: Vector | None = None, mark: Mark | None = None) -> bool:
+    def rumour_of(self, sender: bytes) -> Mark | None:
+        """Return what a third host has told of a sender, unless that is what it said itself."""
+        rumour = self._identity.marks.rumours().get(sender)
+        return None if rumour == self.mark_of(sender) else rumour
+
+    def _marks_of_others(self, origin: bytes) -> dict[bytes, Mark]:
+        """Return what origins other than the present one are known to have said of themselves."""
+        marks = self._identity.marks
+        known = {**marks.rumours(), **marks.heard()}
+        return {other: mark for other, mark in known.items() if other != origin}
+
+    def _hear_marks(self, header: Header) -> None:
+        self._identity.marks.hear(header.origin, header.mark)
+        self._identity.marks.hear_rumours(header.marks)
+
+    def forks(self) -> dict[bytes, int]:
+        """Return the origins that have two histories, each with the last seq that these share."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            return forks.known(connection)
+
+    def learn(self, told: Mapping[bytes, int]) -> bool:
+        """Follow what a host knows of forks; say whether it was news, and the vector went back."""
+        with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            if not forks.are_news(connection, told):
+                return False
+        with self._database.write() as connection:
+            forks.learn(connection, told)
+        return True
+
+    def _guard(self, claimed: Vector | None = None, told: Sequence[Mark] = ()) -> bool:
         """Take a new origin if this file cannot be the one that wrote under its present one.
 
-        claimed: what a peer says it has. mark: what it says that this replica has said. Returns
+        claimed: what a peer says it has. told: what it says that this replica has said. Returns
         whether it had to.
         """
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             seen = (claimed or Vector())[_origin(connection)]
-            if self._identity.doubt(connection, seen, mark) is None:
+            if self._identity.doubt(connection, seen, told) is None:
                 return False
         with self._database.write() as connection:
             seen = (claimed or Vector())[_origin(connection)]
-            reason = self._identity.doubt(connection, seen, mark)
+            reason = self._identity.doubt(connection, seen, told)
             if reason is not None:
                 ((former, ordinal),) = connection.rows(_PRESENT)
-                sent = self._identity.sent(connection, mark)
+                sent = self._identity.sent(connection, told)
                 self._identity.renew(connection, reason, self.wall_ms())
                 if sent is not None:
-                    rebirth.take_along(connection, ordinal, sent)
+                    rebirth.take_along(connection, ordinal, sent.shared)
+                if sent is not None and sent.shared < sent.seq:
+                    # Hosts that were told this history skip the other, and the other way round.
+                    forks.learn(connection, {former: sent.shared})
+                forks.hold_back(connection)
                 self._fold_rest(connection, minted_under=former)
         self._identity.settle()
         return True
@@ -575,7 +615,7 @@ class Replica:
             with self._database.write(durable=True) as connection:
                 self._identity.note_sending(connection, seq, position)
             self._identity.settle()
-        return self._identity.reading(seq)
+        return self._identity.marks.reading(seq)
 
     def _release(self, connection: Connection) -> None:
         merge.release(connection, now_ms=self.wall_ms(), drift_ms=self.config.sync.max_clock_drift)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from syncd.database import Connection, quoted
 from syncd.errors import DatabaseError, NotEnrolled, SchemaChanged
 
-FORMAT = 3
+FORMAT = 4
 
 GENERATED = "generated"
 """What `key` says for a table whose identities syncd mints."""
@@ -32,7 +32,8 @@ CREATE TABLE syncd_origin (            -- every incarnation ever heard of; `seq`
     ordinal INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,
     node TEXT NOT NULL,
-    seq INTEGER NOT NULL DEFAULT 0
+    seq INTEGER NOT NULL DEFAULT 0,
+    forked INTEGER                     -- the last seq that its histories share, see `forks`
 );
 CREATE TABLE syncd_replica (           -- one row: this file as a replica
     format INTEGER NOT NULL,

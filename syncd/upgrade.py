@@ -21,6 +21,8 @@ CREATE UNIQUE INDEX syncd_conflict_lost
     ON syncd_conflict (lost_origin, lost_seq, tbl, col, reason);
 CREATE INDEX syncd_conflict_open ON syncd_conflict (tbl) WHERE ended_ms IS NULL;
 """,
+    # An origin may have two histories.
+    3: "ALTER TABLE syncd_origin ADD COLUMN forked INTEGER;\n",
 }
 """Scripts, by the format that each leads to the next from."""
 

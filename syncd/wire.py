@@ -39,7 +39,8 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     position; a server of another origin starts from zero. origin: the sender's, so that what it has
     is remembered. snapshot: how far it has read a snapshot of that changelog. wait_ms: how long the
     answer may wait for news if there is none. mark: the last that the server has said of itself.
-    brief: whether an answer that would only repeat all this may be empty; see `repeated`.
+    brief: whether an answer that would only repeat all this may be empty; see `repeated`. rumour:
+    what another host says that the server has said of itself. forks: as in a bundle's header.
     """
 
     node: str
@@ -51,6 +52,8 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     wait_ms: Int64 = 0
     mark: Mark | None = None
     brief: bool = False
+    rumour: Mark | None = None
+    forks: Seqs = {}
 
 
 def repeated(asked: PullRequest, node: str, now_ms: int) -> tuple[Header, Frame]:
@@ -65,6 +68,7 @@ def repeated(asked: PullRequest, node: str, now_ms: int) -> tuple[Header, Frame]
         vector=asked.vector,
         since=asked.vector,
         hlc=asked.mark.hlc if asked.mark else 0,
+        forks=asked.forks,
     )
     frame = Frame(
         origins=[],
@@ -96,7 +100,8 @@ class StatusAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a replica is.
 
     cursor: the position up to which it has merged the asker's changelog. snapshot: how far it has
-    read a snapshot of it. mark: the last that the asker has said of itself.
+    read a snapshot of it. mark: the last that the asker has said of itself. rumour: what another
+    host says that it has.
     """
 
     node: str
@@ -106,6 +111,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     now_ms: Int64
     snapshot: Progress | None = None
     mark: Mark | None = None
+    rumour: Mark | None = None
 
 
 class PushAnswer(msgspec.Struct, frozen=True):

@@ -89,6 +89,7 @@ VALUES = (
     *(None, "", "\u00e9\U0001f511", "a\0b", b"", b"\xff\x00", b"text"),
 )
 RAW = "CAST(X'ff80' AS TEXT)"
+FORKED = bytes(range(16))
 FAR_AHEAD_MS = 4_102_444_800_000
 """The year 2100: what waits for it waits whenever the tests run."""
 
@@ -182,6 +183,7 @@ def facts(replica: Replica) -> dict[str, Any]:
             [p.name, p.node, p.success_ms, p.offset_ms, p.error_code, p.error_ms, p.behind]
             for p in status.peers
         ],
+        "forks": {origin.hex(): seq for origin, seq in replica.forks().items()},
         "contacts": sorted([one.name, one.origin, one.heard_ms] for one in replica.contacts()),
         "waiting": waiting(replica),
         "lost": sorted(
@@ -218,6 +220,7 @@ def _as_configured(host: Host, folder: Path) -> Replica:
 
 def _live(a: Host, b: Host, c: Host) -> None:
     """Let hosts live through all that leaves a trace on the first of them."""
+    a.replica.learn({FORKED: 7})
     _write_rows(a, b)
     settle(a, b)
     _forget(a, b)

@@ -10,11 +10,12 @@ import pytest
 
 from engine.hosts import Host
 from engine.hosts import pull as pull_from
-from syncd import identity
+from syncd import marks
 from syncd.config import Config
 from syncd.errors import BundleGap
 from syncd.identity import sidecar_of
 from syncd.replica import Replica
+from syncd.vector import Vector
 
 LOST = {"lost-1", "lost-2"}
 DDL = "CREATE TABLE licences (device_id TEXT PRIMARY KEY NOT NULL, status TEXT)"
@@ -63,12 +64,23 @@ def names(path: Path) -> set[str]:
 
 
 def pull(receiver: Replica, sender: Replica) -> None:
-    """Pull everything the sender has."""
+    """Pull everything the sender has; ask anew once if the first answer tells of a fork."""
+    forks = receiver.forks()
+    try:
+        pull_on(receiver, sender)
+    except BundleGap:
+        if receiver.forks() == forks:
+            raise
+        pull_on(receiver, sender)
+
+
+def pull_on(receiver: Replica, sender: Replica) -> None:
+    """Pull everything the sender has, as far as the receiver knows what it has itself."""
     while True:
         server = sender.origin()
-        header, frame = sender.changes_since(
-            receiver.vector(), receiver.cursor(server), mark=receiver.mark_of(server)
-        )
+        told = [mark for mark in (receiver.mark_of(server), receiver.rumour_of(server)) if mark]
+        sender.learn(receiver.forks())
+        header, frame = sender.changes_since(receiver.vector(), receiver.cursor(server), told=told)
         receiver.merge(header, frame)
         if frame.claim is not None:
             return
@@ -220,20 +232,142 @@ def test_a_restored_folder_that_grew_past_its_former_self_is_noticed(
         pull(c, a)
     for receiver, sender in ((b, a), (a, b), (c, b), (c, a), (a, c), (b, c)):
         pull(receiver, sender)
+    pull(c, b)
 
     assert a.origin() != before
     assert "another history" in str(a.status().renewed_why)
     everything = LOST | {f"new-{n}" for n in range(5)}
     everything |= {f"sent-{n}" for n in range(sent_before)}
-    assert names(path) == names(tmp_path / "b.db") == everything
-    # A host that believed the second history first skips what only the first one had.
-    assert everything - names(tmp_path / "c.db") == (LOST if meets_another_first else set())
-    assert a.vector() == b.vector()
+    assert names(path) == names(tmp_path / "b.db") == names(tmp_path / "c.db") == everything
+    assert a.vector() == b.vector() == c.vector()
+    assert (
+        a.forks()
+        == b.forks()
+        == c.forks()
+        == ({before: sent_before} if meets_another_first else {})
+    )
+
+
+@pytest.mark.parametrize("news", [1, 2])
+def test_a_fork_is_told_of_by_hosts_between(tmp_path: Path, news: int) -> None:
+    """The restored host never meets the one that has what it lost, only one that both know."""
+    folder, backup = tmp_path / "data", tmp_path / "backup"
+    folder.mkdir()
+    path = folder / "a.db"
+    a, b, c = create(path, "a"), create(tmp_path / "b.db", "b"), create(tmp_path / "c.db", "c")
+    pull(b, a)
+    a.close()
+    shutil.copytree(folder, backup)
+    add(path, *sorted(LOST))
+    a = open_replica(path, "a")
+    pull(c, a)
+    a.close()
+    put_back(backup, folder)
+
+    a = open_replica(path, "a")
+    added = {f"new-{n}" for n in range(news)}
+    for name in sorted(added):
+        add(path, name)
+    pull(b, a)
+    add(tmp_path / "c.db", "other")
+    for _ in range(3):
+        for receiver, sender in ((b, c), (b, a), (a, b), (c, b)):
+            pull(receiver, sender)
+
+    everything = LOST | added | {"other"}
+    assert names(path) == names(tmp_path / "b.db") == names(tmp_path / "c.db") == everything
+    assert a.vector() == b.vector() == c.vector()
+
+
+def test_both_halves_of_a_fork_take_a_new_origin(tmp_path: Path) -> None:
+    """Two machines run one image: the first to be told renews, and the other hears of it."""
+    folder, first, second = tmp_path / "data", tmp_path / "first", tmp_path / "second"
+    folder.mkdir()
+    path = folder / "a.db"
+    a, b, c = create(path, "a"), create(tmp_path / "b.db", "b"), create(tmp_path / "c.db", "c")
+    add(path, "early")
+    pull(b, a)
+    before = a.origin()
+    a.close()
+    shutil.copytree(folder, first)
+    add(path, "one")
+    a = open_replica(path, "a")
+    pull(b, a)
+    a.close()
+    shutil.copytree(folder, second)
+    put_back(first, folder)
+    add(path, "two", "three")
+    a = open_replica(path, "a")
+    pull(c, a)
+    pull(b, a)
+    renewed = a.origin()
+    a.close()
+    assert renewed != before
+    shutil.rmtree(first)
+    shutil.copytree(folder, first)
+    put_back(second, folder)
+
+    a = open_replica(path, "a")
+    assert a.origin() == before
+    add(path, "four")
+    for receiver, sender in ((a, b), (a, b), (b, a), (c, b), (b, c), (a, b)):
+        pull(receiver, sender)
+
+    assert a.origin() not in (before, renewed)
+    assert "another file" in str(a.status().renewed_why)
+    assert a.vector() == b.vector() == c.vector()
+    everything = {"early", "one", "two", "three", "four"}
+    assert names(path) == names(tmp_path / "b.db") == names(tmp_path / "c.db") == everything
+
+
+def test_a_forked_origin_counts_no_further(tmp_path: Path) -> None:
+    """Neither for the host whose own it was."""
+    path = tmp_path / "a.db"
+    a, b = create(path, "a"), create(tmp_path / "b.db", "b")
+    add(path, "one", "two", "three")
+    pull(b, a)
+    before = a.origin()
+    a.learn({before: 1})
+    assert a.origin() != before
+    assert a.vector()[before] == 1
+    pull(b, a)
+    assert (a.vector(), a.forks()) == (b.vector(), b.forks())
+    assert names(tmp_path / "b.db") == {"one", "two", "three"}
+
+
+def test_a_file_from_before_a_fork_can_be_read(tmp_path: Path) -> None:
+    """What only it has is merged; what it claims counts no further than the fork."""
+    folder, backup = tmp_path / "data", tmp_path / "backup"
+    folder.mkdir()
+    path = folder / "a.db"
+    a, b, c = create(path, "a"), create(tmp_path / "b.db", "b"), create(tmp_path / "c.db", "c")
+    a.close()
+    shutil.copytree(folder, backup)
+    add(path, *sorted(LOST))
+    a = open_replica(path, "a")
+    before = a.origin()
+    header, frames = a.frames_since(Vector())
+    of_then = list(frames)
+    a.close()
+    put_back(backup, folder)
+    a = open_replica(path, "a")
+    add(path, "new-1", "new-2", "new-3")
+    pull(c, a)
+    c.learn({before: 0})
+    pull(b, c)
+
+    for frame in of_then:
+        b.merge(header, frame)
+    pull(c, b)
+
+    everything = LOST | {"new-1", "new-2", "new-3"}
+    assert names(tmp_path / "b.db") == names(tmp_path / "c.db") == everything
+    assert before not in b.vector()
 
 
 def test_marks_are_forgotten_without_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that was away for longer than marks are remembered proves nothing."""
-    monkeypatch.setattr(identity, "MARKS_MAX", 3)
+    monkeypatch.setattr(marks, "MARKS_MAX", 3)
     path = tmp_path / "a.db"
     a, b, c = create(path, "a"), create(tmp_path / "b.db", "b"), create(tmp_path / "c.db", "c")
     add(path, "early")

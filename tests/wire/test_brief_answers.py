@@ -129,6 +129,16 @@ def test_withdrawals_are_said(pair: tuple[Site, Site]) -> None:
     assert len(bundle.Reader(io.BytesIO(body)).header.withdrawn) == 1
 
 
+def test_forks_are_heard_from_who_asks(pair: tuple[Site, Site]) -> None:
+    """A host that is only asked learns of them all the same; both knowing it, nothing is said."""
+    here, there = pair
+    forks = {here.replica.origin(): 5, b"f" * 16: 7}
+    assert answer(there, asking(*pair, forks=forks))[1] == b""
+    assert there.replica.forks() == forks
+    (frame,) = bundle.Reader(io.BytesIO(answer(there, asking(*pair))[1]))
+    assert not frame.sections
+
+
 def test_a_mark_that_was_lost_is_heard_again(pair: tuple[Site, Site]) -> None:
     """The first answer has it, so the second can be empty."""
     here, there = pair

@@ -1,0 +1,14 @@
+CREATE TABLE owner (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    label TEXT UNIQUE
+);
+CREATE TABLE licence (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    serial TEXT NOT NULL UNIQUE,
+    owner INTEGER REFERENCES owner(id),
+    size INTEGER CHECK (size < 100),
+    cache TEXT
+);
+CREATE TABLE seat (host TEXT, number INTEGER, value, text TEXT, PRIMARY KEY (host, number));
+CREATE TABLE log (id INTEGER PRIMARY KEY AUTOINCREMENT, line TEXT NOT NULL);
