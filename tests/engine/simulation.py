@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -366,13 +366,24 @@ class World:
             return set()
         after = self._shown(number)
         born = None if statement.born is None else tuple(map(cell_of, statement.born))
+        displaced = None
+        if born and born in before[statement.table]:
+            ((enforced,),) = connection.execute("PRAGMA foreign_keys")
+            displaced = (statement.table, born) if enforced else None
         written: set[Change] = set()
         for table, shape in self._shapes_of(number).items():
             cells = len(shape.key)
             wrote = stamps_of(connection, table, cells, last, host.identity)
             ended = stamps_of(connection, table, cells, last, host.identity, suspects=True)
             reborn = born if table == statement.table else None
-            meant = writes_between(shape.columns, before[table], after[table], reborn)
+            replaced = replaced_by_cascade(
+                shape.key, shape.parents, displaced, before[table], after[table]
+            )
+            if replaced:
+                # REPLACE deletes before its statement writes.
+                died = stamps_of(connection, table, cells, last, host.identity, first=True)
+                ended |= {key: died[key] for key in replaced}
+            meant = writes_between(shape.columns, before[table], after[table], reborn, replaced)
             written |= {
                 Change((ended if value == DEAD else wrote)[key], table, key, name, value)
                 for key, name, value in meant
@@ -522,17 +533,48 @@ def writes_between(
     before: model.Rows,
     after: model.Rows,
     born: Key | None,
+    replaced: Collection[Key] = (),
 ) -> set[tuple[Key, str, Cell]]:
-    """Return the register writes that took a table from one state to another."""
-    written = {(key, EXISTENCE, DEAD) for key in before.keys() - after.keys()}
+    """Return the register writes that took a table from one state to another.
+
+    replaced: rows that died between the two, and were born again.
+    """
+    written = {(key, EXISTENCE, DEAD) for key in (*(before.keys() - after.keys()), *replaced)}
     for key, row in after.items():
-        whole = key not in before or key == born
+        whole = key not in before or key == born or key in replaced
         if whole:
             written.add((key, EXISTENCE, ALIVE))
         for position, name in enumerate(columns):
             if whole or before[key][position] != row[position]:
                 written.add((key, name, row[position]))
     return written
+
+
+def replaced_by_cascade(
+    key: Sequence[str],
+    parents: Iterable[tuple[Sequence[str], str]],
+    displaced: tuple[str, Key] | None,
+    before: model.Rows,
+    after: model.Rows,
+) -> set[Key]:
+    """Return the rows of a table that one cascade took away and another put back.
+
+    Where an UPDATE displaces a row, that one's children go with it, and the children of the row
+    that takes over its key may get the keys that they had. key, parents: of the children, which
+    cannot stay while their parent goes if its key is part of theirs. displaced: the parent's table
+    and key.
+    """
+    places = [
+        [key.index(name) for name in names]
+        for names, parent in parents
+        if displaced and parent == displaced[0] and set(names) <= set(key)
+    ]
+    return {
+        row
+        for row in before.keys() & after.keys()
+        for place in places
+        if displaced and tuple(row[n] for n in place) == displaced[1]
+    }
 
 
 def stamps_of(
@@ -543,8 +585,9 @@ def stamps_of(
     origin: bytes,
     *,
     suspects: bool = False,
+    first: bool = False,
 ) -> dict[Key, Stamp]:
-    """Return the last stamp that the journal gave each row since an entry.
+    """Return the last stamp that the journal gave each row since an entry, or the first one.
 
     suspects: whether to count entries that say no more than that a row may have been displaced; if
     it has, its death is one of them.
@@ -558,7 +601,8 @@ def stamps_of(
     stamps: dict[Key, Stamp] = {}
     for seq, hlc, *values in found:
         row = tuple(cell(k, v) for k, v in zip(values[::2], values[1::2], strict=True))
-        stamps[row] = Stamp(hlc, origin, seq)
+        if not (first and row in stamps):
+            stamps[row] = Stamp(hlc, origin, seq)
     return stamps
 
 

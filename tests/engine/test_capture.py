@@ -10,7 +10,7 @@ import pytest
 
 from engine.conftest import MakeHosts
 from engine.hosts import Host, Key, ask, changes_in, pull, settle
-from engine.model import ALIVE, EXISTENCE
+from engine.model import ALIVE, DEAD, EXISTENCE
 from syncd.vector import Vector
 
 FAMILY = """
@@ -71,6 +71,30 @@ def test_a_cascade_is_captured(make_hosts: MakeHosts) -> None:
         rows = a.rows(f"SELECT * FROM {table} ORDER BY 1")
         assert b.rows(f"SELECT * FROM {table} ORDER BY 1") == rows
     assert b.rows("SELECT * FROM children ORDER BY 1") == [("d", "q", None), ("e", "s", None)]
+
+
+def test_a_row_that_a_cascade_replaces_dies_and_is_born_again(make_hosts: MakeHosts) -> None:
+    """The children of a displaced parent go; those of the row that gets its key take their keys."""
+    ddl = """
+        CREATE TABLE teams (team TEXT PRIMARY KEY);
+        CREATE TABLE members (
+            team TEXT REFERENCES teams (team) ON DELETE CASCADE ON UPDATE CASCADE,
+            name TEXT, note, PRIMARY KEY (team, name)
+        ) WITHOUT ROWID;
+    """
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"teams": None, "members": None})
+    a.writer.execute("PRAGMA foreign_keys = ON")
+    a.write("INSERT INTO teams VALUES ('t'), ('u')")
+    a.write("INSERT INTO members VALUES ('t', 'ann', 1), ('t', 'bob', 2), ('u', 'ann', 3)")
+    settle(a, b)
+    a.write("UPDATE OR REPLACE teams SET team = 't' WHERE team = 'u'")
+    (frame,) = (frame for _, frame in pull(b, a))
+    told = sorted((c for c in changes_in(frame) if c.table == "members"), key=lambda c: c.stamp)
+    ann = [c.value for c in told if c.key == (("text", b"t"), ("text", b"ann"))]
+    assert [value for value in ann if value in (ALIVE, DEAD)] == [DEAD, ALIVE]
+    settle(a, b)
+    assert b.rows("SELECT * FROM members") == a.rows("SELECT * FROM members") == [("t", "ann", 3)]
+    assert b.rows("SELECT * FROM teams") == [("t",)]
 
 
 def test_a_merge_does_not_cascade_by_itself(make_hosts: MakeHosts) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable
 
 from engine.model import ALIVE, DEAD, Change, Key
-from engine.simulation import Statement, cell_of, stamps_of, writes_between
+from engine.simulation import Statement, cell_of, replaced_by_cascade, stamps_of, writes_between
 
 from simulation import shapes
 from simulation.machine import Machine
@@ -49,6 +49,10 @@ def written(
     born = None
     if statement and statement.born and has_changed and not statement.undone:
         born = tuple(map(cell_of, statement.born))
+    displaced = None
+    if statement and born and born in before[statement.table]:
+        ((enforced,),) = machine.rows("PRAGMA foreign_keys")
+        displaced = (statement.table, born) if enforced else None
     found = set()
     version = machine.knowledge.version
     for name, shape in shapes.of_version(machine.tables, version).items():
@@ -63,7 +67,15 @@ def written(
             for suspects in (False, True)
         )
         reborn = born if statement and statement.table == name else None
-        writes = writes_between(shape.columns_of(version), before[name], after[name], reborn)
+        replaced = replaced_by_cascade(
+            shape.key, shape.parents, displaced, before[name], after[name]
+        )
+        if replaced:
+            # REPLACE deletes before its statement writes.
+            died = stamps_of(machine.writer, name, cells, last, origin, first=True)
+            ended |= {key: died[key] for key in replaced}
+        columns = shape.columns_of(version)
+        writes = writes_between(columns, before[name], after[name], reborn, replaced)
         found |= {
             Change((ended if value == DEAD else wrote)[key], name, key, column, value)
             for key, column, value in writes
