@@ -86,7 +86,7 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     withdrawn: list[Withdrawal] = []
     hlc: Int64 = 0
     forks: Seqs = {}
-    marks: dict[Origin, Mark] = {}
+    marks: dict[Origin, list[Mark]] = {}
 
     @property
     def mark(self) -> Mark | None:

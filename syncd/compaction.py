@@ -186,7 +186,7 @@ def lift_held(connection: Connection, where: str, hlc: int) -> None:
     """Give held changes a new stamp, as `lift` does. where: a condition on the held entry `e`."""
     with connection.temporary(
         "syncd_lifted",
-        "SELECT rowid AS id, dense_rank() OVER (ORDER BY origin, seq) AS change,"
+        "SELECT rowid AS id, dense_rank() OVER (ORDER BY origin, seq, hlc) AS change,"
         " row_number() OVER (ORDER BY position) AS n"
         f" FROM syncd_held AS e WHERE e.hlc <= {hlc} AND e.existence <> {bundle.DEAD}"
         f" AND ({where})",

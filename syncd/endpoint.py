@@ -130,7 +130,7 @@ class _Server:
             Vector(asked.vector),
             asked.after if is_ours else 0,
             asked.snapshot if is_ours else None,
-            [mark for mark in (asked.mark, asked.rumour) if mark and is_ours],
+            [*([asked.mark] if asked.mark else []), *asked.rumours] if is_ours else None,
         )
 
     def push(self, body: bytes) -> bytes:
@@ -143,6 +143,7 @@ class _Server:
             older += counts.older
             conflicting += counts.conflicting
             held += counts.held
+        self._replica.hear_mark(reader.header)
         return bundle.encode(wire.PushAnswer(applied, older, conflicting, held))
 
     def nudge(self, body: bytes) -> bytes:
@@ -167,6 +168,7 @@ class _Server:
     def status(self, body: bytes) -> bytes:
         """Answer how far this replica is."""
         asked = bundle.decode(body, wire.StatusRequest)
+        self._replica.learn(asked.forks)
         return bundle.encode(
             wire.StatusAnswer(
                 node=self._replica.config.node,
@@ -176,7 +178,7 @@ class _Server:
                 now_ms=self._replica.wall_ms(),
                 snapshot=self._replica.progress(asked.origin),
                 mark=self._replica.mark_of(asked.origin),
-                rumour=self._replica.rumour_of(asked.origin),
+                rumours=self._replica.tell_rumours(asked.origin),
             )
         )
 

@@ -208,7 +208,13 @@ def _pull(
     reached = _start(replica, server)
     while True:
         asking = replica.origin(), replica.forks()
-        header, frame, offset_ms = _ask(replica, client, server, wait_ms)
+        request = _request(replica, server, wait_ms)
+        header, frame, offset_ms = _ask(replica, client, request)
+        if server != header.origin and replica.has_heard_of(header.origin):
+            # It has to be told what was heard before what it says is believed.
+            server = header.origin
+            reached = _start(replica, server)
+            continue
         try:
             counts += replica.merge(header, frame)
         except BundleGap:
@@ -218,6 +224,7 @@ def _pull(
             # than was said.
             reached = _start(replica, server)
             continue
+        replica.hear_mark(header, request.rumours)
         if frame.claim is not None:
             return header, offset_ms, counts
         before, reached = reached, (header.origin, frame.snapshot, frame.position)
@@ -235,12 +242,9 @@ def _start(replica: Replica, server: bytes | None) -> tuple[bytes | None, Snapsh
     return server, None, replica.cursor(server) if server else 0
 
 
-def _ask(
-    replica: Replica, client: PeerClient, server: bytes | None, wait_ms: int
-) -> tuple[Header, Frame, int]:
-    """Pull one frame; return it, and the least by which the peer's clock must be ahead of ours."""
-    asked_ms = replica.wall_ms()
-    request = wire.PullRequest(
+def _request(replica: Replica, server: bytes | None, wait_ms: int) -> wire.PullRequest:
+    """Return what is to be asked of a peer. server: its origin, as far as it is known."""
+    return wire.PullRequest(
         replica.config.node,
         dict(replica.vector()),
         server or b"",
@@ -250,9 +254,16 @@ def _ask(
         wait_ms,
         replica.mark_of(server) if server else None,
         brief=server is not None,
-        rumour=replica.rumour_of(server) if server else None,
+        rumours=replica.rumours_of(server) if server else [],
         forks=replica.forks(),
     )
+
+
+def _ask(
+    replica: Replica, client: PeerClient, request: wire.PullRequest
+) -> tuple[Header, Frame, int]:
+    """Pull one frame; return it, and the least by which the peer's clock must be ahead of ours."""
+    asked_ms = replica.wall_ms()
     answer, unsure_ms = client.pull(request), 0
     if isinstance(answer, Answer):
         unsure_ms = 999  # it tells whole seconds
@@ -268,13 +279,17 @@ def _push(
     replica: Replica, client: PeerClient, is_stopping: Callable[[], bool], *, dry: bool
 ) -> int:
     name = client.peer.name
-    there = client.status(wire.StatusRequest(replica.config.node, replica.origin()))
+    asking = replica.origin(), replica.forks()
+    there = client.status(wire.StatusRequest(replica.config.node, *asking))
     since, after, progress = Vector(there.vector), there.cursor, there.snapshot
-    told = [mark for mark in (there.mark, there.rumour) if mark]
+    told = [*([there.mark] if there.mark else []), *there.rumours]
     replica.hear(there.origin, there.node, since)
     sent = 0
     while True:
         header, frame = replica.changes_since(since, after, progress, told)
+        if (replica.origin(), replica.forks()) != asking:
+            # What the peer has told shows that this file was set back: it was of another origin.
+            return sent + _push(replica, client, is_stopping, dry=dry)
         if frame.snapshot is not None and frame.after == 0:
             log.warning("%s lacks deletions that are forgotten here: it is sent a snapshot", name)
         if frame.sections or not since.covers(frame.claim or {}):

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from syncd import disclaim
 from syncd.database import Connection
+from syncd.vector import Vector
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,12 @@ def learn(connection: Connection, told: Mapping[bytes, int]) -> None:
     hold_back(connection)
     disclaim.read_again(connection)
     log.warning("two files have written under one origin: reading all peers anew")
+
+
+def shared(connection: Connection, claim: Vector) -> Vector:
+    """Return what a claim says of changes of which there is one history only."""
+    forked = known(connection)
+    return Vector({origin: min(seq, forked.get(origin, seq)) for origin, seq in claim.items()})
 
 
 def hold_back(connection: Connection) -> None:

@@ -162,7 +162,7 @@ def listed(connection: Connection, tables: dict[str, Table]) -> list[Held]:
             *present.get(position, ()),
         )
         for position, id_, name, key, column, reason, node, hlc, value in connection.user_rows(
-            "SELECT h.position, min(h.position) OVER (PARTITION BY h.origin, h.seq), h.tbl,"
+            "SELECT h.position, min(h.position) OVER (PARTITION BY h.origin, h.seq, h.hlc), h.tbl,"
             f" {literals}, h.col, h.reason, o.node, h.hlc, CASE h.existence"
             f" WHEN {bundle.ALIVE} THEN '{ALIVE}' WHEN {bundle.DEAD} THEN '{DEAD}' ELSE h.value END"
             " FROM syncd_held AS h JOIN syncd_origin AS o ON o.ordinal = h.origin"
@@ -215,7 +215,7 @@ def ahead(connection: Connection, now_ms: int, hlc_max: int) -> list[Ahead]:
     return [
         Ahead(node, changes, ms_of_hlc(hlc) - now_ms)
         for node, changes, hlc in connection.rows(
-            "SELECT o.node, count(DISTINCT h.origin || ' ' || h.seq), max(h.hlc)"
+            "SELECT o.node, count(DISTINCT h.origin || ' ' || h.seq || ' ' || h.hlc), max(h.hlc)"
             " FROM syncd_held AS h JOIN syncd_origin AS o ON o.ordinal = h.origin"
             " WHERE h.hlc > ? GROUP BY o.node ORDER BY 3 DESC",
             (hlc_max,),

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from syncd import marks
 from syncd.bundle import Mark
+from syncd.clock import hlc_of_ms
 from syncd.database import Connection, Database
 from syncd.marks import Marks
 
@@ -109,7 +110,7 @@ class Identity:
             return "the file came without its sidecar, as a copy does"
         if memory.node != self._node:
             return f"the host was called {memory.node} and is called {self._node} now"
-        if memory.inode != self._path.stat().st_ino:
+        if memory.inode != self._inode():
             return "it is another file than the one its sidecar was made for"
         token, position = connection.row("SELECT token, position FROM syncd_replica") or ()
         is_older = own < memory.sent or position < memory.position
@@ -130,7 +131,11 @@ class Identity:
         return Sent(memory.sent, shared)
 
     def renew(self, connection: Connection, reason: str, now_ms: int) -> None:
-        """Take a new origin. The transaction must be a write, and nothing folded in it yet."""
+        """Take a new origin, under which to `begin` once the transaction has committed.
+
+        It must be a write, and nothing folded in it yet. The sidecar stays as it is until then: if
+        this process dies, what it knows of the former origin is needed again.
+        """
         origin = self._new_origin()
         connection.run(
             "INSERT INTO syncd_origin (id, node, seq)"
@@ -143,20 +148,32 @@ class Identity:
             " origin = (SELECT ordinal FROM syncd_origin WHERE id = ?)",
             (now_ms, reason, origin),
         )
+        self.mint(connection)
         log.warning("%s: new origin %s: %s", self._path, origin.hex(), reason)
-        # No former token: a crash before the database commits must leave the doubt in place.
-        self._remember(connection, 0, 0, former=None)
+
+    def begin(self, connection: Connection, now_ms: int) -> None:
+        """Let the sidecar be that of a new origin, once the database has committed it."""
+        token = connection.value("SELECT token FROM syncd_replica")
+        self._prepare()
         with self._sidecar.write() as sidecar:
             marks.forget(sidecar)
+        self._remember(connection, token, None, sent=0, position=0, now_ms=now_ms)
 
-    def note_sending(self, connection: Connection, seq: int, position: int) -> None:
+    def mint(self, connection: Connection) -> bytes:
+        """Give the database another token."""
+        token = secrets.token_bytes(TOKEN_BYTES)
+        connection.run("UPDATE syncd_replica SET token = ?", (token,))
+        return token
+
+    def note_sending(self, connection: Connection, seq: int, position: int, now_ms: int) -> None:
         """Remember how far this replica's own changes, and its changelog, are about to be sent.
 
         Peers keep both: a seq in their vectors, a position as their cursor. A position counts
         merged changes as well, so it has to be remembered where no change of our own goes out.
         """
         former = connection.value("SELECT token FROM syncd_replica")
-        self._remember(connection, seq, position, former)
+        token = self.mint(connection)
+        self._remember(connection, token, former, sent=seq, position=position, now_ms=now_ms)
 
     def must_note(self, seq: int, position: int) -> bool:
         """Say whether sending up to a seq and a position has to be remembered first."""
@@ -174,18 +191,27 @@ class Identity:
             sidecar.run("UPDATE memory SET former = NULL")
 
     def _remember(
-        self, connection: Connection, sent: int, position: int, former: bytes | None
+        self,
+        connection: Connection,
+        token: bytes,
+        former: bytes | None,
+        *,
+        sent: int,
+        position: int,
+        now_ms: int,
     ) -> None:
-        token = secrets.token_bytes(TOKEN_BYTES)
-        connection.run("UPDATE syncd_replica SET token = ?", (token,))
+        clock = max(connection.value("SELECT hlc FROM syncd_replica"), hlc_of_ms(now_ms))
         self._prepare()
         with self._sidecar.write(durable=True) as sidecar:
             sidecar.run("DELETE FROM memory")
             sidecar.run(
                 "INSERT INTO memory VALUES (?, ?, ?, ?, ?, ?)",
-                (self._node, self._path.stat().st_ino, token, former, sent, position),
+                (self._node, self._inode(), token, former, sent, position),
             )
-            marks.note(sidecar, Mark(sent, connection.value("SELECT hlc FROM syncd_replica")))
+            marks.note(sidecar, sent, clock)
+
+    def _inode(self) -> int:
+        return self._path.stat().st_ino
 
     def _memory(self) -> _Memory | None:
         self._prepare()

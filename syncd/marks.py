@@ -1,44 +1,59 @@
 """Marks: what hosts have said of themselves, to be told it again.
 
-A mark is a seq of an origin's own and what its clock read when it first said that it is there. Two
-histories of one origin have the same seqs, but did not reach them at the same reading: a host that
-is told a mark which it has not said was set back, and its sidecar with it. A host remembers its own
-marks, the last one of every sender, and the last that a third host has told of another.
+A mark is a seq of an origin's own and what its clock read when it was about to send something: a
+change of its own, or a part of its changelog that it had not sent before. Two histories of one
+origin may send the same seqs and positions, but not at the same reading: a host that is told a mark
+which it has not said was set back, and its sidecar with it. A host remembers its own marks, the
+last one of every sender to which it has told what it knew, and rumours: marks that came in any
+other way, and that their origin has not been told yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from syncd.bundle import Mark
 from syncd.database import Connection, Database
 
-MARKS_MAX = 1_000
+MARKS_MAX = 10_000
 """How many of its own marks a host remembers, the newest."""
+RUMOURS_MAX = 20
+"""How many rumours of one origin a host remembers, the oldest."""
 
 
 def prepare(sidecar: Connection) -> None:
     """Make the tables, where there are none yet."""
-    sidecar.run("CREATE TABLE IF NOT EXISTS mark (seq INTEGER PRIMARY KEY, hlc INTEGER)")
-    for table in ("heard", "rumour"):
-        sidecar.run(
-            f"CREATE TABLE IF NOT EXISTS {table}"
-            " (origin BLOB PRIMARY KEY, seq INTEGER, hlc INTEGER) WITHOUT ROWID"
-        )
-
-
-def note(sidecar: Connection, mark: Mark) -> None:
-    """Remember what this host is about to say of itself, unless it has said it before."""
-    sidecar.run("INSERT OR IGNORE INTO mark VALUES (?, ?)", (mark.seq, mark.hlc))
+    sidecar.run("CREATE TABLE IF NOT EXISTS said (hlc INTEGER PRIMARY KEY, seq INTEGER)")
+    if sidecar.value("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'mark')"):
+        # Of a version that knew no more than one for a seq.
+        sidecar.run("INSERT OR IGNORE INTO said (hlc, seq) SELECT hlc, seq FROM mark")
+        sidecar.run("DROP TABLE mark")
     sidecar.run(
-        "DELETE FROM mark WHERE seq <= (SELECT seq FROM mark ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+        "CREATE TABLE IF NOT EXISTS heard"
+        " (origin BLOB PRIMARY KEY, seq INTEGER, hlc INTEGER) WITHOUT ROWID"
+    )
+    sidecar.run(
+        "CREATE TABLE IF NOT EXISTS rumour"
+        " (origin BLOB, hlc INTEGER, seq INTEGER, told INTEGER DEFAULT 0,"
+        " PRIMARY KEY (origin, hlc)) WITHOUT ROWID"
+    )
+
+
+def note(sidecar: Connection, seq: int, hlc: int) -> None:
+    """Remember what this host is about to say of itself. hlc: what its clock reads at least."""
+    sidecar.run(
+        "INSERT INTO said (seq, hlc) SELECT ?, max(?, coalesce(max(hlc) + 1, 0)) FROM said",
+        (seq, hlc),
+    )
+    sidecar.run(
+        "DELETE FROM said WHERE hlc <= (SELECT hlc FROM said ORDER BY hlc DESC LIMIT 1 OFFSET ?)",
         (MARKS_MAX,),
     )
 
 
 def forget(sidecar: Connection) -> None:
     """Forget what this host has said under an origin that it has no more."""
-    sidecar.run("DELETE FROM mark")
+    sidecar.run("DELETE FROM said")
 
 
 class Marks:
@@ -48,58 +63,95 @@ class Marks:
         self._sidecar = sidecar
 
     def reading(self, seq: int) -> int:
-        """Return what the clock read when it was first said that this host is at a seq, or 0."""
+        """Return what the clock read when it was last said that this host is at a seq, or 0."""
         with self._sidecar.read() as sidecar:
-            return sidecar.value("SELECT hlc FROM mark WHERE seq = ?", (seq,)) or 0
+            return sidecar.value("SELECT max(hlc) FROM said WHERE seq = ?", (seq,)) or 0
 
     def has_said(self, mark: Mark) -> bool:
         """Say whether this host may have said a mark."""
         with self._sidecar.read() as sidecar:
-            hlc = sidecar.value("SELECT hlc FROM mark WHERE seq = ?", (mark.seq,))
-            count, oldest = sidecar.row("SELECT count(*), min(seq) FROM mark") or (0, None)
-        if hlc is not None:
-            return bool(hlc == mark.hlc)
-        # It may have been said so long ago that it is not remembered any more.
-        return bool(count >= MARKS_MAX and mark.seq < oldest)
+            # It may have been said so long ago that it is not remembered any more.
+            return bool(
+                sidecar.value(
+                    "SELECT EXISTS (SELECT 1 FROM said WHERE hlc = ? AND seq = ?)"
+                    " OR (SELECT count(*) >= ? AND min(hlc) > ? FROM said)",
+                    (mark.hlc, mark.seq, MARKS_MAX, mark.hlc),
+                )
+            )
 
     def shared_with(self, mark: Mark) -> int:
         """Return the last seq that was said before another history of the origin said a mark."""
         with self._sidecar.read() as sidecar:
-            query = "SELECT max(seq) FROM mark WHERE seq <= ? AND hlc <= ?"
+            query = "SELECT max(seq) FROM said WHERE seq <= ? AND hlc <= ?"
             return sidecar.value(query, (mark.seq, mark.hlc)) or 0
 
-    def hear(self, sender: bytes, mark: Mark | None) -> None:
-        """Remember what a sender said of itself."""
-        if mark is None or self.heard().get(sender) == mark:
+    def hear(self, sender: bytes, mark: Mark | None, told: Sequence[Mark] | None = None) -> None:
+        """Remember what a sender says of itself once it was told what was known.
+
+        told: the rumours that it was told; those that it has had by `tell`, if None.
+        """
+        if mark is None or (self.heard().get(sender) == mark and not self.rumours_of(sender)):
             return
         with self._sidecar.write() as sidecar:
+            # An answer may come late.
             sidecar.run(
-                "INSERT INTO heard VALUES (?, ?, ?) ON CONFLICT (origin) DO UPDATE SET"
-                " seq = excluded.seq, hlc = excluded.hlc WHERE excluded.seq > seq",
+                "INSERT INTO heard (origin, seq, hlc) VALUES (?, ?, ?) ON CONFLICT (origin)"
+                " DO UPDATE SET seq = excluded.seq, hlc = excluded.hlc WHERE excluded.hlc > hlc",
                 (sender, mark.seq, mark.hlc),
             )
+            sidecar.many(
+                "DELETE FROM rumour WHERE origin = ? AND hlc = ?",
+                [(sender, one.hlc) for one in (mark, *(told or []))],
+            )
+            if told is None:
+                sidecar.run("DELETE FROM rumour WHERE origin = ? AND told", (sender,))
 
-    def hear_rumours(self, told: Mapping[bytes, Mark]) -> None:
-        """Remember what a host says that others have said, where that is not what was heard."""
-        heard, rumours = self.heard(), self.rumours()
+    def rumours_of(self, origin: bytes) -> list[Mark]:
+        """Return the rumours of an origin, the oldest first."""
+        return self._rumours().get(origin, [])
+
+    def tell(self, origin: bytes) -> list[Mark]:
+        """Return the rumours of an origin, which is about to have them; what it says next tells."""
+        found = self.rumours_of(origin)
+        if found:
+            with self._sidecar.write() as sidecar:
+                sidecar.run("UPDATE rumour SET told = 1 WHERE origin = ?", (origin,))
+        return found
+
+    def hear_rumours(self, told: Mapping[bytes, Sequence[Mark]]) -> None:
+        """Remember marks of which their origins may not know."""
+        known = self.known()
         news = [
             (origin, mark.seq, mark.hlc)
-            for origin, mark in told.items()
-            if mark not in (heard.get(origin), rumours.get(origin))
+            for origin, marks in told.items()
+            for mark in marks
+            if mark not in known.get(origin, []) and len(known.get(origin, [])) <= RUMOURS_MAX
         ]
         if news:
             with self._sidecar.write() as sidecar:
-                sidecar.many("INSERT OR REPLACE INTO rumour VALUES (?, ?, ?)", news)
+                sidecar.many(
+                    "INSERT OR IGNORE INTO rumour (origin, seq, hlc) VALUES (?, ?, ?)", news
+                )
 
     def heard(self) -> dict[bytes, Mark]:
-        """Return the last that each sender was heard to say of itself."""
-        return self._all("heard")
-
-    def rumours(self) -> dict[bytes, Mark]:
-        """Return the last that a third host has told of what each origin said."""
-        return self._all("rumour")
-
-    def _all(self, table: str) -> dict[bytes, Mark]:
+        """Return the last that each sender has said of itself."""
         with self._sidecar.read() as sidecar:
-            found = sidecar.rows(f"SELECT origin, seq, hlc FROM {table}")
+            found = sidecar.rows("SELECT origin, seq, hlc FROM heard")
         return {origin: Mark(seq, hlc) for origin, seq, hlc in found}
+
+    def known(self) -> dict[bytes, list[Mark]]:
+        """Return all that each origin has said, or may have."""
+        found = self._rumours()
+        for origin, mark in self.heard().items():
+            found.setdefault(origin, []).append(mark)
+        return found
+
+    def _rumours(self) -> dict[bytes, list[Mark]]:
+        """Return the rumours of each origin, the oldest first."""
+        found: dict[bytes, list[Mark]] = {}
+        with self._sidecar.read() as sidecar:
+            for origin, seq, hlc in sidecar.rows(
+                "SELECT origin, seq, hlc FROM rumour ORDER BY hlc"
+            ):
+                found.setdefault(origin, []).append(Mark(seq, hlc))
+        return found

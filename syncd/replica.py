@@ -116,6 +116,7 @@ class Replica:
         if known:
             self.fold()
         with self._database.write() as connection:
+            before = _origin(connection) if known else None
             if known:
                 self._fold_rest(connection)
             enrolled = enrolment.enrol(
@@ -132,9 +133,11 @@ class Replica:
             self._release(connection)
             # Rows that were there already may break what their tables demand.
             merge.take_journal(connection, self.wall_ms())
+            is_new = _origin(connection) != before
             if not known:
-                self._identity.note_sending(connection, 0, 0)
-        self._identity.settle()
+                self._identity.mint(connection)
+        if is_new:
+            self._begin()
         self._database.make_wal()
         return enrolled
 
@@ -323,15 +326,16 @@ class Replica:
         since: Vector,
         after: int = 0,
         progress: Progress | None = None,
-        told: Sequence[Mark] = (),
+        told: Sequence[Mark] | None = (),
     ) -> tuple[Header, Frame]:
         """Return the first frame of what a host lacks, or of a snapshot if that cannot be told.
 
         since: what that host has merged. after: the position up to which it has merged this
         replica's changelog. progress: how far it has read a snapshot of it. told: what it heard
-        that this replica has said of itself.
+        that this replica has said of itself; None if it does not know yet whom it asks, and will
+        ask again.
         """
-        if self._guard(since, told):
+        if self._guard(None if told is None else since, told or ()):
             # They counted in the changelog of the origin that is no more.
             after, progress = 0, None
         with self.snapshot() as connection:
@@ -341,7 +345,7 @@ class Replica:
             frame = extraction.frame_after(connection, after, since, snapshot=part)
         hlc = self._note_sending(mine[header.origin], frame.position)
         says_nothing = not frame.sections and since.covers(frame.claim or {})
-        marks = {} if says_nothing else self._marks_of_others(header.origin)
+        marks = {} if says_nothing else self.marks()
         return msgspec.structs.replace(header, hlc=hlc, marks=marks), frame
 
     def header(self, connection: Connection, since: Vector) -> Header:
@@ -383,13 +387,15 @@ class Replica:
         self.learn(header.forks)
         with self._database.read() as connection:
             is_idle = _says_nothing_new(connection, header, frame)
-            told = [mark for origin, mark in header.marks.items() if origin == _origin(connection)]
+            told = header.marks.get(_origin(connection), [])
         if is_idle:
             self.hear(header.origin, header.node, Vector(header.vector))
-            self._hear_marks(header)
             self.release()
             return Counts()
         self._guard(Vector(header.vector), told)
+        # What proves that its sender said this must not come later than what was said.
+        own = {header.origin: [header.mark]} if header.mark else {}
+        self._identity.marks.hear_rumours({**header.marks, **own})
         # Before the lock is had another frame may come: what is found here is found out again.
         with self._database.scratch() as connection:
             self._refuse_gap(connection, header, frame)
@@ -405,7 +411,6 @@ class Replica:
                 drift_ms=self.config.sync.max_clock_drift,
             )
             ahead = held.ahead(connection, self.wall_ms(), self._hlc_max()) if counts.held else []
-        self._hear_marks(header)
         for host in ahead:
             log.warning(
                 "%s: its clock is or was up to %.0f s ahead of ours; %d of its changes are held",
@@ -545,23 +550,36 @@ class Replica:
             connection.run("REINDEX")
 
     def mark_of(self, sender: bytes) -> Mark | None:
-        """Return the last that a sender was heard to say of itself, to tell it so."""
+        """Return the last that a sender has said of itself, to tell it so."""
         return self._identity.marks.heard().get(sender)
 
-    def rumour_of(self, sender: bytes) -> Mark | None:
-        """Return what a third host has told of a sender, unless that is what it said itself."""
-        rumour = self._identity.marks.rumours().get(sender)
-        return None if rumour == self.mark_of(sender) else rumour
+    def rumours_of(self, sender: bytes) -> list[Mark]:
+        """Return what else is known of what a sender has said, to tell it so when it is asked."""
+        return self._identity.marks.rumours_of(sender)
 
-    def _marks_of_others(self, origin: bytes) -> dict[bytes, Mark]:
-        """Return what origins other than the present one are known to have said of themselves."""
-        marks = self._identity.marks
-        known = {**marks.rumours(), **marks.heard()}
-        return {other: mark for other, mark in known.items() if other != origin}
+    def tell_rumours(self, asker: bytes) -> list[Mark]:
+        """Return the same of one who asks, before it pushes."""
+        return self._identity.marks.tell(asker)
 
-    def _hear_marks(self, header: Header) -> None:
-        self._identity.marks.hear(header.origin, header.mark)
-        self._identity.marks.hear_rumours(header.marks)
+    def has_heard_of(self, origin: bytes) -> bool:
+        """Say whether there is anything that an origin can be told of itself."""
+        with self._database.read() as connection:
+            has_changes = origin in changelog.vector(connection)
+        return has_changes or origin in self._identity.marks.known()
+
+    def hear_mark(self, header: Header, told: Sequence[Mark] | None = None) -> None:
+        """Remember what a sender says of itself, once it has been told what was known of it.
+
+        told: the rumours among that; None if it has asked for them.
+        """
+        self._identity.marks.hear(header.origin, header.mark, told)
+
+    def marks(self) -> dict[bytes, list[Mark]]:
+        """Return what each origin but the present one has said, or may have."""
+        with self._database.read() as connection:
+            own = _origin(connection)
+        known = self._identity.marks.known()
+        return {origin: marks for origin, marks in known.items() if origin != own}
 
     def forks(self) -> dict[bytes, int]:
         """Return the origins that have two histories, each with the last seq that these share."""
@@ -604,8 +622,12 @@ class Replica:
                     forks.learn(connection, {former: sent.shared})
                 forks.hold_back(connection)
                 self._fold_rest(connection, minted_under=former)
-        self._identity.settle()
+        self._begin()
         return True
+
+    def _begin(self) -> None:
+        with self._database.read() as connection:
+            self._identity.begin(connection, self.wall_ms())
 
     def _note_sending(self, seq: int, position: int) -> int:
         """Remember what is about to be said of this replica; return the reading of its mark."""
@@ -613,7 +635,7 @@ class Replica:
             # What a peer has seen of us must not be undone by a power loss: the numbers would be
             # given out again.
             with self._database.write(durable=True) as connection:
-                self._identity.note_sending(connection, seq, position)
+                self._identity.note_sending(connection, seq, position, self.wall_ms())
             self._identity.settle()
         return self._identity.marks.reading(seq)
 

@@ -77,7 +77,7 @@ CREATE TABLE syncd_held (              -- registers merged that cannot show yet,
     reason TEXT NOT NULL,
     k0
 );
-CREATE UNIQUE INDEX syncd_held_change ON syncd_held (tbl, col, origin, seq);
+CREATE UNIQUE INDEX syncd_held_change ON syncd_held (tbl, col, origin, seq, hlc);
 CREATE INDEX syncd_held_position ON syncd_held (position);
 CREATE TABLE syncd_withdrawn (         -- changes that count no more: written anew, see `withdrawal`
     origin INTEGER NOT NULL,
@@ -104,7 +104,7 @@ CREATE TABLE syncd_conflict (
     won_dead INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX syncd_conflict_lost
-    ON syncd_conflict (lost_origin, lost_seq, tbl, col, reason);
+    ON syncd_conflict (lost_origin, lost_seq, lost_hlc, tbl, col, reason);
 CREATE INDEX syncd_conflict_open ON syncd_conflict (tbl) WHERE ended_ms IS NULL;
 CREATE TABLE syncd_peer (
     name TEXT PRIMARY KEY,

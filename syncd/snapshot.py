@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from syncd import bundle, capture, changelog, compaction, conflicts, settle, shadow
+from syncd import bundle, capture, changelog, compaction, conflicts, forks, settle, shadow
 from syncd.bundle import Frame, Progress, Section, Snapshot
 from syncd.conflicts import ForgottenDeaths
 from syncd.database import Connection, literal
@@ -114,7 +114,7 @@ def finish(connection: Connection, sender: int, frame: Frame, *, now_ms: int) ->
     assert frame.claim is not None
     part = frame.snapshot
     tables = load_tables(connection)
-    claim = changelog.by_ordinal(connection, Vector(frame.claim))
+    claim = changelog.by_ordinal(connection, forks.shared(connection, Vector(frame.claim)))
     covered = changelog.up_to("e.origin", claim)
     gone = (
         f"e.seq <= {covered} AND NOT EXISTS (SELECT 1 FROM syncd_came AS c"

@@ -21,8 +21,15 @@ CREATE UNIQUE INDEX syncd_conflict_lost
     ON syncd_conflict (lost_origin, lost_seq, tbl, col, reason);
 CREATE INDEX syncd_conflict_open ON syncd_conflict (tbl) WHERE ended_ms IS NULL;
 """,
-    # An origin may have two histories.
-    3: "ALTER TABLE syncd_origin ADD COLUMN forked INTEGER;\n",
+    # An origin may have two histories, and two changes one seq.
+    3: """
+ALTER TABLE syncd_origin ADD COLUMN forked INTEGER;
+DROP INDEX syncd_held_change;
+CREATE UNIQUE INDEX syncd_held_change ON syncd_held (tbl, col, origin, seq, hlc);
+DROP INDEX syncd_conflict_lost;
+CREATE UNIQUE INDEX syncd_conflict_lost
+    ON syncd_conflict (lost_origin, lost_seq, lost_hlc, tbl, col, reason);
+""",
 }
 """Scripts, by the format that each leads to the next from."""
 

@@ -79,7 +79,8 @@ def log_displaced(
             "UPDATE syncd_conflict AS c SET ended_ms = :now"
             " WHERE tbl = :table AND ended_ms IS NULL AND NOT EXISTS"
             " (SELECT 1 FROM temp.syncd_displaced AS d WHERE d.lost_origin = c.lost_origin"
-            " AND d.lost_seq = c.lost_seq AND d.col = c.col AND d.won_key = c.won_key)",
+            " AND d.lost_seq = c.lost_seq AND d.lost_hlc = c.lost_hlc AND d.col = c.col"
+            " AND d.won_key = c.won_key)",
             named,
         )
         return connection.run(
@@ -89,8 +90,9 @@ def log_displaced(
             SELECT :now, :reason, :table, key, col, lost_value, lost_hlc, lost_origin, lost_seq,
                 won_key, won_value, won_hlc, won_origin, 0
             FROM temp.syncd_displaced WHERE true
-            ON CONFLICT (lost_origin, lost_seq, tbl, col, reason) DO UPDATE SET at_ms = :now,
-                ended_ms = NULL, won_key = excluded.won_key, won_value = excluded.won_value,
+            ON CONFLICT (lost_origin, lost_seq, lost_hlc, tbl, col, reason) DO UPDATE
+                SET at_ms = :now, ended_ms = NULL,
+                won_key = excluded.won_key, won_value = excluded.won_value,
                 won_hlc = excluded.won_hlc, won_origin = excluded.won_origin
             WHERE ended_ms IS NOT NULL
             """,

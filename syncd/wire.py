@@ -39,8 +39,9 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     position; a server of another origin starts from zero. origin: the sender's, so that what it has
     is remembered. snapshot: how far it has read a snapshot of that changelog. wait_ms: how long the
     answer may wait for news if there is none. mark: the last that the server has said of itself.
-    brief: whether an answer that would only repeat all this may be empty; see `repeated`. rumour:
-    what another host says that the server has said of itself. forks: as in a bundle's header.
+    brief: whether an answer that would only repeat all this may be empty; see `repeated`. rumours:
+    what else it may have said, by a bundle that came in another way or as others say. forks: as in
+    a bundle's header.
     """
 
     node: str
@@ -52,7 +53,7 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     wait_ms: Int64 = 0
     mark: Mark | None = None
     brief: bool = False
-    rumour: Mark | None = None
+    rumours: list[Mark] = []
     forks: Seqs = {}
 
 
@@ -89,19 +90,23 @@ class Nudge(msgspec.Struct, frozen=True):
     vector: Seqs
 
 
-class StatusRequest(msgspec.Struct, frozen=True):
-    """Asks how far a replica is. origin: the sender's, to learn how far it is merged there."""
+class StatusRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Asks how far a replica is. origin: the sender's, to learn how far it is merged there.
+
+    forks: as in a bundle's header.
+    """
 
     node: str
     origin: Origin
+    forks: Seqs = {}
 
 
 class StatusAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a replica is.
 
     cursor: the position up to which it has merged the asker's changelog. snapshot: how far it has
-    read a snapshot of it. mark: the last that the asker has said of itself. rumour: what another
-    host says that it has.
+    read a snapshot of it. mark: the last that the asker has said of itself. rumours: what else it
+    may have said.
     """
 
     node: str
@@ -111,7 +116,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     now_ms: Int64
     snapshot: Progress | None = None
     mark: Mark | None = None
-    rumour: Mark | None = None
+    rumours: list[Mark] = []
 
 
 class PushAnswer(msgspec.Struct, frozen=True):

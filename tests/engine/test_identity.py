@@ -78,10 +78,12 @@ def pull_on(receiver: Replica, sender: Replica) -> None:
     """Pull everything the sender has, as far as the receiver knows what it has itself."""
     while True:
         server = sender.origin()
-        told = [mark for mark in (receiver.mark_of(server), receiver.rumour_of(server)) if mark]
+        rumours = receiver.rumours_of(server)
+        told = [mark for mark in (receiver.mark_of(server), *rumours) if mark]
         sender.learn(receiver.forks())
         header, frame = sender.changes_since(receiver.vector(), receiver.cursor(server), told=told)
         receiver.merge(header, frame)
+        receiver.hear_mark(header, rumours)
         if frame.claim is not None:
             return
 
