@@ -22,6 +22,7 @@ from syncd import (
     compaction,
     conflicts,
     extraction,
+    forks,
     held,
     merge,
     missed,
@@ -35,6 +36,7 @@ from syncd.bundle import Frame, Header
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection, quoted
 from syncd.identity import Identity
+from syncd.marks import Marks
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
 
 Bug = Callable[[], AbstractContextManager[Any]]
@@ -282,6 +284,16 @@ def silence_the_users_triggers() -> AbstractContextManager[Any]:
     return mock.patch.object(usertriggers, "_rest", return_value=None)
 
 
+def count_beyond_a_fork() -> AbstractContextManager[Any]:
+    """Of an origin with two histories, hosts believe to have both by having one."""
+    return mock.patch.object(forks, "hold_back", return_value=None)
+
+
+def believe_every_mark() -> AbstractContextManager[Any]:
+    """A host that was set back with its sidecar takes what its former self has said for its own."""
+    return mock.patch.object(Marks, "has_said", return_value=True)
+
+
 ALL: tuple[Bug, ...] = (
     skip_a_fold,
     drop_a_tombstone,
@@ -307,4 +319,6 @@ ALL: tuple[Bug, ...] = (
     take_another_index_for_the_key,
     name_a_copys_rows_anew,
     silence_the_users_triggers,
+    count_beyond_a_fork,
+    believe_every_mark,
 )

@@ -89,7 +89,8 @@ def check_losses(
 ) -> None:
     """Check that no value was lost in silence.
 
-    gone: what hosts had merged that have lost their files. losses: all that was ever logged.
+    gone: what hosts had merged that have lost their files or are away. losses: all that was ever
+    logged, by those as well.
     """
     everything: set[Change] = set().union(*(m.knowledge.merged for m in machines))
     vector = machines[0].replica.vector()

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable
 
 from engine.model import ALIVE, DEAD, EXISTENCE, Cell, Change, Key, Stamp
 
-Loss = tuple[bytes, int, str, str]
-"""A loser's origin and seq, its table and column."""
+Loss = tuple[int, bytes, int, str, str]
+"""A loser's reading, origin and seq, its table and column."""
 
 
 class Ledger:
@@ -21,6 +21,7 @@ class Ledger:
         self._values: dict[tuple[str, Key, str, Stamp], set[Cell]] = {}
         self._known: dict[Change, frozenset[Change]] = {}
         self._lifted: dict[Stamp, Stamp] = {}
+        self._readings: dict[tuple[bytes, int], set[int]] = {}
 
     def enter(self, written: Iterable[Change], known: frozenset[Change]) -> None:
         """Remember writes that were committed. known: what their host had merged."""
@@ -28,10 +29,20 @@ class Ledger:
             # A copy that has not noticed yet that it is one may give a stamp out twice.
             self._values.setdefault(_write(change), set()).add(change.value)
             self._known[change] = known
+            self._readings.setdefault((change.stamp.origin, change.stamp.seq), set()).add(
+                change.stamp.hlc
+            )
 
-    def rename(self, change: Change, renamed: Change) -> None:
-        """Remember a write under the stamp that its host gives it after a renewal."""
+    def rename(self, change: Change, renamed: Change, *, is_told: bool = True) -> None:
+        """Remember a write under the stamp that its host gives it after a renewal.
+
+        is_told: whether anybody may have heard of it under the former one.
+        """
         self.enter([renamed], self._known[change])
+        if renamed.stamp != change.stamp:
+            self._lifted[renamed.stamp] = change.stamp
+        if not is_told:
+            self._readings[change.stamp.origin, change.stamp.seq].discard(change.stamp.hlc)
 
     def lift(self, before: Stamp, lifted: Iterable[Change], known: frozenset[Change]) -> None:
         """Remember a change by the newer stamp that a host gives it. known: what it had merged.
@@ -41,6 +52,10 @@ class Ledger:
         for change in lifted:
             self.enter([change], known)
             self._lifted[change.stamp] = before
+
+    def is_one(self, change: Change) -> bool:
+        """Say whether nobody has written another change under the same seq of the same origin."""
+        return len(self._readings[change.stamp.origin, change.stamp.seq]) <= 1
 
     def has(self, change: Change) -> bool:
         """Say whether a change was ever written."""
@@ -53,8 +68,11 @@ class Ledger:
 
         A value is accounted for if it stands in a row that lives, if a greater write of its
         register or a death of its row knew of it, if the conflict log has it, or if a greater write
-        of an equal value is accounted for. beaten: writes that nobody has any more, because what
-        has beaten them came in their place. losses: what stood in any conflict log.
+        of an equal value is accounted for. Of two changes under one seq nothing is asked: until a
+        host knows of the fork, who was told of one counts as knowing the other.
+
+        beaten: writes that nobody here has, because what has beaten them came in their place; a
+        loss of theirs is not looked for. losses: what stood in any conflict log.
         """
         rows: dict[tuple[str, Key], tuple[list[Change], list[Change]]] = {}
         for there, some in enumerate((changes, beaten)):
@@ -69,24 +87,27 @@ class Ledger:
         silent: list[Change] = []
         existence = [write for write in writes if write.register == EXISTENCE]
         lives = not existence or max(existence, key=lambda c: c.stamp).value == ALIVE
-        for lost in sorted(writes, key=lambda c: c.stamp, reverse=True):
+        candidates = set(writes)
+        for lost in sorted((*writes, *beaten), key=lambda c: c.stamp, reverse=True):
             if lost.register == EXISTENCE:
                 continue
             beyond = _beyond(lost, writes)
+            greater = (*beyond, *_beyond(lost, beaten))
             if (
-                (lives and not beyond)
+                (lives and not beyond and lost in candidates)
                 or self._is_logged(lost, losses)
-                or any(self._knew(won, lost) for won in (*beyond, *_beyond(lost, beaten)))
-                or any(won in accounted and won.value == lost.value for won in beyond)
+                or not self.is_one(lost)
+                or any(self._knew(won, lost) for won in greater)
+                or any(won in accounted and won.value == lost.value for won in greater)
             ):
                 accounted.add(lost)
-            else:
+            elif lost in candidates:
                 silent.append(lost)
         return silent
 
     def _is_logged(self, lost: Change, losses: Collection[Loss]) -> bool:
         stamp: Stamp | None = lost.stamp
-        while stamp and (stamp.origin, stamp.seq, lost.table, lost.register) not in losses:
+        while stamp and (*_parts(stamp), lost.table, lost.register) not in losses:
             stamp = self._lifted.get(stamp)
         return stamp is not None
 
@@ -101,6 +122,10 @@ def _beyond(lost: Change, writes: Iterable[Change]) -> list[Change]:
         for won in writes
         if won.stamp > lost.stamp and (won.register == lost.register or won.value == DEAD)
     ]
+
+
+def _parts(stamp: Stamp) -> tuple[int, bytes, int]:
+    return stamp.hlc, stamp.origin, stamp.seq
 
 
 def _write(change: Change) -> tuple[str, Key, str, Stamp]:

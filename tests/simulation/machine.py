@@ -128,6 +128,7 @@ class Process:
 class Copy:
     """A copy of a host's files, put aside, and what the host had at that moment."""
 
+    host: int
     database: bytes
     sidecar: dict[str, bytes]
     knowledge: Knowledge
@@ -148,6 +149,7 @@ class Machine:
         imaged: bool,
     ) -> None:
         self.number = number
+        self.is_set_back = False
         self.node = f"h{number}"
         self.clock = Clock()
         self.tables = tables
@@ -225,6 +227,7 @@ class Machine:
         self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         sidecar = [file for file in self.files()[2:] if file.exists()]
         return Copy(
+            self.number,
             self.path.read_bytes(),
             {file.name.removeprefix(self.path.name): file.read_bytes() for file in sidecar},
             self.knowledge.copy(),
@@ -232,9 +235,13 @@ class Machine:
 
     def put_back(self, copy: Copy, how: str) -> None:
         """Put a copy in place of this host's file; see `steps.Restore`."""
-        if how == "content":
+        if how in ("content", "volume"):
             self.stop()
             self.path.write_bytes(copy.database)
+            if how == "volume":
+                for file in self.files()[2:]:
+                    suffix = file.name.removeprefix(self.path.name)
+                    file.write_bytes(copy.sidecar.get(suffix, b""))
         else:
             self.lose_disk()
             self.path.write_bytes(copy.database)
@@ -327,12 +334,12 @@ class Machine:
         ((last,),) = self.rows("SELECT max(seq) FROM syncd_journal")
         return int(last - self.identity()[1])
 
-    def losses(self) -> set[tuple[bytes, int, str, str]]:
-        """Return the values that the conflict log has as overwritten: the loser's origin and seq,
-        its table and column."""
+    def losses(self) -> set[tuple[int, bytes, int, str, str]]:
+        """Return the values that the conflict log has as overwritten: the loser's reading, origin
+        and seq, its table and column."""
         return set(
             self.rows(
-                "SELECT o.id, c.lost_seq, c.tbl, c.col FROM syncd_conflict AS c"
+                "SELECT c.lost_hlc, o.id, c.lost_seq, c.tbl, c.col FROM syncd_conflict AS c"
                 " JOIN syncd_origin AS o ON o.ordinal = c.lost_origin"
                 " WHERE c.reason = 'overwritten'"
             )

@@ -35,6 +35,7 @@ from syncd import (
     compaction,
     future,
     merge,
+    rebirth,
     restamp,
     snapshot,
     withdrawal,
@@ -83,6 +84,7 @@ class Observer:
             (children, "_write_anew", self._rewrite(children._write_anew)),
             (changelog, "fold", self._fold(changelog.fold)),
             (Identity, "renew", self._renew(Identity.renew)),
+            (rebirth, "take_along", self._take_along(rebirth.take_along)),
             (Replica, "changes_since", self._changes_since(Replica.changes_since)),
             (snapshot, "finish", self._finish(snapshot.finish)),
         ):
@@ -258,7 +260,18 @@ class Observer:
             ((old, folded),) = connection.rows(_IDENTITY)
             renew(one, connection, reason, now_ms)
             ((new, _),) = connection.rows(_IDENTITY)
-            _later(connection, lambda m: self._rename(m, old=old, folded=folded, new=new))
+            rename = functools.partial(self._rename, old=old, folded=folded, new=new)
+            _later(connection, functools.partial(rename, is_told=False))
+
+        return watched
+
+    def _take_along(self, take_along: Callable[..., None]) -> Callable[..., None]:
+        def watched(connection: Connection, former: int, sent: int) -> None:
+            old = connection.value("SELECT id FROM syncd_origin WHERE ordinal = ?", (former,))
+            ((new, _),) = connection.rows(_IDENTITY)
+            take_along(connection, former, sent)
+            rename = functools.partial(self._rename, old=old, folded=sent, new=new)
+            _later(connection, functools.partial(rename, is_told=True))
 
         return watched
 
@@ -292,7 +305,13 @@ class Observer:
         changes = changes_in(frame)
         for change in changes:
             hold(self._ledger.has(change), "invented", f"{change} was never written")
-        machine.knowledge.take_in(changes, until_ms, had)
+        # Of two histories of an origin a host passes over the one that it does not know of.
+        news = [
+            change
+            for change in changes
+            if change.stamp.seq > had[change.stamp.origin] or self._ledger.is_one(change)
+        ]
+        machine.knowledge.take_in(news, until_ms, had)
 
     def _write_anew(self, machine: Machine, anew: dict[Stamp, Stamp], *, is_held: bool) -> None:
         known = frozenset(machine.knowledge.merged)
@@ -352,16 +371,18 @@ class Observer:
         written = {Change(stamp, table, key, name, values[name]) for name in registers}
         self.remember(machine, written)
 
-    def _rename(self, machine: Machine, *, old: bytes, folded: int, new: bytes) -> None:
+    def _rename(
+        self, machine: Machine, *, old: bytes, folded: int, new: bytes, is_told: bool
+    ) -> None:
         """Follow a renewal: writes that were not folded yet are born under the new origin."""
-        merged = machine.knowledge.merged
-        for change in list(merged):
-            if change.stamp.origin == old and change.stamp.seq > folded:
-                stamp = dataclasses.replace(change.stamp, origin=new)
-                renamed = dataclasses.replace(change, stamp=stamp)
-                self._ledger.rename(change, renamed)
-                merged.remove(change)
-                merged.add(renamed)
+        for changes in (machine.knowledge.merged, machine.knowledge.waiting):
+            for change in list(changes):
+                if change.stamp.origin == old and change.stamp.seq > folded:
+                    stamp = dataclasses.replace(change.stamp, origin=new)
+                    renamed = dataclasses.replace(change, stamp=stamp)
+                    self._ledger.rename(change, renamed, is_told=is_told)
+                    changes.remove(change)
+                    changes.add(renamed)
 
 
 def _registers(table: Table, mask: int) -> list[str]:

@@ -85,6 +85,22 @@ class Plan:
         """Whether its hosts keep images of their tables by triggers."""
         return self.seed % 3 == 0
 
+    @property
+    def volumes(self) -> bool:
+        """Whether its hosts stand on volumes: a copy is put back with its sidecar, in place.
+
+        Only where all hosts meet and keep what they were told, no clock goes back and the retention
+        does not pass: beyond that there are known limits.
+        """
+        hosts = len(self.versions)
+        set_to = [step.skew_ms for step in self.steps if isinstance(step, SetClock)]
+        return (
+            self.seed % 2 == 0
+            and len(self.roads) == hosts * (hosts - 1)
+            and {*self.skews_ms, *set_to} <= set(SMALL_SKEWS_MS)
+            and not any(isinstance(step, Absence | Compact) for step in self.steps)
+        )
+
     def only(self, kept: Sequence[int]) -> Plan:
         """Return the plan with some of its steps."""
         return dataclasses.replace(self, steps=tuple(self.steps[n] for n in kept))
@@ -137,6 +153,8 @@ class _Drawing:
         most_ms = max(map(abs, (*plan.skews_ms, *set_to)))
         if most_ms < RETENTION_MS and set(plan.versions) == {2} and dice.random() < 0.5:
             return dataclasses.replace(plan, steps=tuple(self._aging(plan.steps)))
+        if plan.volumes:
+            return dataclasses.replace(plan, steps=tuple(self._set_back(plan.steps)))
         return plan
 
     def _aging(self, drawn: Sequence[Step]) -> Iterator[Step]:
@@ -149,6 +167,20 @@ class _Drawing:
                 yield Pass(RETENTION_MS + HOUR_MS)
                 for _ in range(self.dice.randint(1, 4)):
                     yield Compact(self._host())
+            yield step
+
+    def _set_back(self, drawn: Sequence[Step]) -> Iterator[Step]:
+        """Set volumes back, and have hosts write before and after, in the midst of all else."""
+        for step in drawn:
+            if self.dice.random() < 0.05:
+                host = self._host()
+                yield Backup(host)
+                for kind in (Restore(host, -1, "volume"), None):
+                    for _ in range(self.dice.randint(1, 3)):
+                        yield Write(host, (self._insert("INSERT OR REPLACE"),))
+                        yield self._round()
+                    if kind:
+                        yield kind
             yield step
 
     def _kinds(self, aging: bool) -> dict[Callable[[], Step], float]:

@@ -195,7 +195,8 @@ class Restore:
     """A copy that was put aside takes the place of a host's file, its own or another's.
 
     how: "content" writes it into the file that is there; "file" puts a new file in its place, and
-    its sidecar too; "bare" puts a new file there, without a sidecar.
+    its sidecar too; "bare" puts a new file there, without a sidecar; "volume" writes both into the
+    files that are there.
     """
 
     host: int

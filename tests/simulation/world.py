@@ -34,6 +34,8 @@ from syncd.errors import BundleError, BundleGap, ConstraintError, NotReleasable,
 from syncd.held import DISPLACED
 from syncd.vector import Vector
 
+VOLUME_MS = 300_000
+
 
 class World:
     """Machines, the network between them, and what each must have by now."""
@@ -355,11 +357,17 @@ class World:
         self._copies.append(self._machine(step.host).copy())
 
     def _restore(self, step: steps.Restore) -> None:
-        if not self._copies:
-            return
         machine = self._machine(step.host)
+        copies, how = self._copies, step.how
+        if self.plan.volumes:
+            copies, how = [copy for copy in copies if copy.host == machine.number], "volume"
+            # To put something back takes longer than clocks are apart.
+            self._now_ms += VOLUME_MS
+        if not copies or machine.is_set_back:
+            return  # a third history is a known limit
+        machine.is_set_back = self.plan.volumes
         self._note_end_of(machine)
-        machine.put_back(self._copies[step.backup % len(self._copies)], step.how)
+        machine.put_back(copies[step.backup % len(copies)], how)
         self._check(machine)
 
     def _wipe(self, step: steps.Wipe) -> None:
@@ -447,7 +455,9 @@ class World:
         self._check_losses(machines)
 
     def _check_losses(self, machines: Sequence[Machine]) -> None:
-        invariants.check_losses(machines, self._gone, self._ledger, self._losses)
+        absent = [machine for machine in self.machines if machine not in machines]
+        gone = self._gone.union(*(machine.knowledge.merged for machine in absent))
+        invariants.check_losses(machines, gone, self._ledger, self._losses)
 
     def _ask_in_vain(self, away: Machine, others: Sequence[Machine]) -> None:
         """Let a host say what it has, and hear nothing."""
