@@ -15,7 +15,7 @@ import copy
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from syncd import marks
@@ -157,7 +157,8 @@ class Identity:
         self._prepare()
         with self._sidecar.write() as sidecar:
             marks.forget(sidecar)
-        self._remember(connection, token, None, sent=0, position=0, now_ms=now_ms)
+        memory = _Memory(self._node, self._inode(), token, None, sent=0, position=0)
+        self._remember(connection, memory, 0, now_ms)
 
     def mint(self, connection: Connection) -> bytes:
         """Give the database another token."""
@@ -172,8 +173,12 @@ class Identity:
         merged changes as well, so it has to be remembered where no change of our own goes out.
         """
         former = connection.value("SELECT token FROM syncd_replica")
-        token = self.mint(connection)
-        self._remember(connection, token, former, sent=seq, position=position, now_ms=now_ms)
+        token, memory = self.mint(connection), self._memory()
+        # Another process may have sent more before the lock was had.
+        sent = max(seq, memory.sent if memory else 0)
+        position = max(position, memory.position if memory else 0)
+        memory = _Memory(self._node, self._inode(), token, former, sent, position)
+        self._remember(connection, memory, seq, now_ms)
 
     def must_note(self, seq: int, position: int) -> bool:
         """Say whether sending up to a seq and a position has to be remembered first."""
@@ -190,25 +195,14 @@ class Identity:
         with self._sidecar.write() as sidecar:
             sidecar.run("UPDATE memory SET former = NULL")
 
-    def _remember(
-        self,
-        connection: Connection,
-        token: bytes,
-        former: bytes | None,
-        *,
-        sent: int,
-        position: int,
-        now_ms: int,
-    ) -> None:
+    def _remember(self, connection: Connection, memory: _Memory, seq: int, now_ms: int) -> None:
+        """Remember it, and that this replica is about to say that it is at a seq."""
         clock = max(connection.value("SELECT hlc FROM syncd_replica"), hlc_of_ms(now_ms))
         self._prepare()
         with self._sidecar.write(durable=True) as sidecar:
             sidecar.run("DELETE FROM memory")
-            sidecar.run(
-                "INSERT INTO memory VALUES (?, ?, ?, ?, ?, ?)",
-                (self._node, self._inode(), token, former, sent, position),
-            )
-            marks.note(sidecar, sent, clock)
+            sidecar.run("INSERT INTO memory VALUES (?, ?, ?, ?, ?, ?)", astuple(memory))
+            marks.note(sidecar, seq, clock)
 
     def _inode(self) -> int:
         return self._path.stat().st_ino

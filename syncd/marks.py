@@ -10,7 +10,7 @@ other way, and that their origin has not been told yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from syncd.bundle import Mark
 from syncd.database import Connection, Database
@@ -120,7 +120,7 @@ class Marks:
 
     def hear_rumours(self, told: Mapping[bytes, Sequence[Mark]]) -> None:
         """Remember marks of which their origins may not know."""
-        known = self.known()
+        known = self.known(told)
         news = [
             (origin, mark.seq, mark.hlc)
             for origin, marks in told.items()
@@ -139,12 +139,14 @@ class Marks:
             found = sidecar.rows("SELECT origin, seq, hlc FROM heard")
         return {origin: Mark(seq, hlc) for origin, seq, hlc in found}
 
-    def known(self) -> dict[bytes, list[Mark]]:
-        """Return all that each origin has said, or may have."""
-        found = self._rumours()
-        for origin, mark in self.heard().items():
-            found.setdefault(origin, []).append(mark)
-        return found
+    def known(self, origins: Collection[bytes]) -> dict[bytes, list[Mark]]:
+        """Return all that origins have said, or may have."""
+        heard, rumours = self.heard(), self._rumours()
+        found = {
+            origin: [*rumours.get(origin, []), *([heard[origin]] if origin in heard else [])]
+            for origin in origins
+        }
+        return {origin: marks for origin, marks in found.items() if marks}
 
     def _rumours(self) -> dict[bytes, list[Mark]]:
         """Return the rumours of each origin, the oldest first."""

@@ -345,7 +345,8 @@ class Replica:
             frame = extraction.frame_after(connection, after, since, snapshot=part)
         hlc = self._note_sending(mine[header.origin], frame.position)
         says_nothing = not frame.sections and since.covers(frame.claim or {})
-        marks = {} if says_nothing else self.marks()
+        others = mine.keys() - {header.origin}
+        marks = {} if says_nothing else self._identity.marks.known(others)
         return msgspec.structs.replace(header, hlc=hlc, marks=marks), frame
 
     def header(self, connection: Connection, since: Vector) -> Header:
@@ -565,7 +566,7 @@ class Replica:
         """Say whether there is anything that an origin can be told of itself."""
         with self._database.read() as connection:
             has_changes = origin in changelog.vector(connection)
-        return has_changes or origin in self._identity.marks.known()
+        return has_changes or bool(self._identity.marks.known({origin}))
 
     def hear_mark(self, header: Header, told: Sequence[Mark] | None = None) -> None:
         """Remember what a sender says of itself, once it has been told what was known of it.
@@ -573,13 +574,6 @@ class Replica:
         told: the rumours among that; None if it has asked for them.
         """
         self._identity.marks.hear(header.origin, header.mark, told)
-
-    def marks(self) -> dict[bytes, list[Mark]]:
-        """Return what each origin but the present one has said, or may have."""
-        with self._database.read() as connection:
-            own = _origin(connection)
-        known = self._identity.marks.known()
-        return {origin: marks for origin, marks in known.items() if origin != own}
 
     def forks(self) -> dict[bytes, int]:
         """Return the origins that have two histories, each with the last seq that these share."""
