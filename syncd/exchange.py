@@ -28,6 +28,10 @@ from syncd.vector import Vector
 log = logging.getLogger(__name__)
 
 
+STARTS_MAX = 4
+"""How often a pull begins anew, because its sender or its receiver turns out to be another."""
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """How a round went. The counts are those of what was pulled; sent counts changes pushed.
 
@@ -205,36 +209,40 @@ def _pull(
 ) -> tuple[Header, int, Counts]:
     counts = Counts()
     server = replica.peer_origin(client.peer.name)
-    reached = _start(replica, server)
-    while True:
-        asking = replica.origin(), replica.forks()
-        request = _request(replica, server, wait_ms)
-        header, frame, offset_ms = _ask(replica, client, request)
-        if server != header.origin and replica.has_heard_of(header.origin):
-            # It has to be told what was heard before what it says is believed.
-            server = header.origin
-            reached = _start(replica, server)
-            continue
-        try:
-            counts += replica.merge(header, frame)
-        except BundleGap:
-            if (replica.origin(), replica.forks()) == asking:
-                raise
-            # The answer has shown that a file was set back, this one or another: there is less here
-            # than was said.
-            reached = _start(replica, server)
-            continue
-        replica.hear_mark(header, request.rumours)
-        if frame.claim is not None:
-            return header, offset_ms, counts
-        before, reached = reached, (header.origin, frame.snapshot, frame.position)
-        is_same_road = reached[:2] == before[:2]
-        if frame.position <= frame.after or (is_same_road and reached[2] <= before[2]):
-            raise PeerMisbehaved(f"{client.peer.name} sends frames that lead nowhere")
-        if server != header.origin:
-            server = header.origin
-            replica.recognise(client.peer.name, server)
+    for _ in range(STARTS_MAX):
+        reached = _start(replica, server)
+        while True:
+            asking = replica.origin(), replica.forks()
+            request = _request(replica, server, wait_ms)
+            header, frame, offset_ms = _ask(replica, client, request)
+            if server != header.origin and replica.has_heard_of(header.origin):
+                # It has to be told what was heard before what it says is believed.
+                server = header.origin
+                break
+            try:
+                counts += replica.merge(header, frame)
+            except BundleGap:
+                if (replica.origin(), replica.forks()) == asking:
+                    raise
+                # The answer has shown that a file was set back, this one or another: there is less
+                # here than was said.
+                break
+            replica.hear_mark(header, request.rumours)
+            if frame.claim is not None:
+                return header, offset_ms, counts
+            before, reached = reached, (header.origin, frame.snapshot, frame.position)
+            is_same_road = reached[:2] == before[:2]
+            if frame.position <= frame.after or (is_same_road and reached[2] <= before[2]):
+                raise PeerMisbehaved(f"{client.peer.name} sends frames that lead nowhere")
+            if server != header.origin:
+                server = header.origin
+                replica.recognise(client.peer.name, server)
+            _check_stop(is_stopping)
         _check_stop(is_stopping)
+    raise PeerMisbehaved(
+        f"{client.peer.name} is another host with every answer",
+        hint="Is there one host behind the url, and no more?",
+    )
 
 
 def _start(replica: Replica, server: bytes | None) -> tuple[bytes | None, Snapshot | None, int]:

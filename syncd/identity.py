@@ -2,11 +2,11 @@
 
 A sidecar file beside the database (`<database>-syncd`) remembers which file it belongs to: the
 host's name, the file's inode, and a token that the database holds too and that changes whenever
-changes of this origin are about to be sent. A copy has no sidecar or another inode; a restored
+something is about to be sent for the first time. A copy has no sidecar or another inode; a restored
 backup has an older token. Where the sidecar was restored along with it, peers prove it: one knows a
 higher seq of our origin than we do, or was told a mark (`marks`) that the sidecar does not know. In
-all cases the replica takes a new origin before anything more is
-sent under the old one, keeps its data, and pulls back what its former self had sent.
+all cases the replica takes a new origin before anything more is sent under the old one, keeps its
+data, and pulls back what its former self had sent.
 """
 
 from __future__ import annotations
@@ -118,17 +118,21 @@ class Identity:
             return "it is older than what its sidecar remembers, as a restored backup is"
         return None
 
-    def sent(self, connection: Connection, told: Sequence[Mark] = ()) -> Sent | None:
+    def sent(
+        self, connection: Connection, seen_seq: int = 0, told: Sequence[Mark] = ()
+    ) -> Sent | None:
         """Return how far this file has sent its own changes; None if its sidecar cannot tell.
 
-        told: as in `doubt`.
+        seen_seq, told: as in `doubt`.
         """
         memory = self._memory()
         if memory is None or self._doubt(connection) is not None:
             return None
         others = [mark for mark in told if not self.marks.has_said(mark)]
-        shared = min([memory.sent, *(self.marks.shared_with(mark) for mark in others)])
-        return Sent(memory.sent, shared)
+        shared = [self.marks.shared_with(mark) for mark in others]
+        if self._doubt(connection, seen_seq) is not None and not others:
+            shared = [0]  # there is another history, and nobody knows from where on
+        return Sent(memory.sent, min([memory.sent, *shared]))
 
     def renew(self, connection: Connection, reason: str, now_ms: int) -> None:
         """Take a new origin, under which to `begin` once the transaction has committed.
@@ -152,9 +156,13 @@ class Identity:
         log.warning("%s: new origin %s: %s", self._path, origin.hex(), reason)
 
     def begin(self, connection: Connection, now_ms: int) -> None:
-        """Let the sidecar be that of a new origin, once the database has committed it."""
-        token = connection.value("SELECT token FROM syncd_replica")
-        self._prepare()
+        """Let the sidecar be that of a new origin, once the database has committed it.
+
+        The transaction must be a write: of several processes that see the doubt one begins.
+        """
+        token, memory = connection.value("SELECT token FROM syncd_replica"), self._memory()
+        if memory is not None and memory.token == token:
+            return
         with self._sidecar.write() as sidecar:
             marks.forget(sidecar)
         memory = _Memory(self._node, self._inode(), token, None, sent=0, position=0)

@@ -13,17 +13,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from syncd.bundle import Mark
+from syncd.clock import hlc_of_ms
 from syncd.database import Connection, Database
 
 MARKS_MAX = 10_000
 """How many of its own marks a host remembers, the newest."""
 RUMOURS_MAX = 20
-"""How many rumours of one origin a host remembers, the oldest."""
+"""How many rumours of one origin a host remembers: half of them the oldest, half the newest."""
+SURE_MS = 2 * 60 * 60 * 1000
+"""How long before another history said something this one must have said the same, for sure. The
+clocks of both may differ, and what is taken to be shared and is not would be lost."""
 
 
 def prepare(sidecar: Connection) -> None:
     """Make the tables, where there are none yet."""
-    sidecar.run("CREATE TABLE IF NOT EXISTS said (hlc INTEGER PRIMARY KEY, seq INTEGER)")
+    sidecar.run(
+        "CREATE TABLE IF NOT EXISTS said (hlc INTEGER, seq INTEGER, PRIMARY KEY (hlc, seq))"
+        " WITHOUT ROWID"
+    )
     if sidecar.value("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'mark')"):
         # Of a version that knew no more than one for a seq.
         sidecar.run("INSERT OR IGNORE INTO said (hlc, seq) SELECT hlc, seq FROM mark")
@@ -70,20 +77,20 @@ class Marks:
     def has_said(self, mark: Mark) -> bool:
         """Say whether this host may have said a mark."""
         with self._sidecar.read() as sidecar:
-            # It may have been said so long ago that it is not remembered any more.
+            # The first is as old as the origin, unless so much was said since that it is forgotten.
             return bool(
                 sidecar.value(
                     "SELECT EXISTS (SELECT 1 FROM said WHERE hlc = ? AND seq = ?)"
-                    " OR (SELECT count(*) >= ? AND min(hlc) > ? FROM said)",
-                    (mark.hlc, mark.seq, MARKS_MAX, mark.hlc),
+                    " OR (SELECT min(hlc) > ? FROM said)",
+                    (mark.hlc, mark.seq, mark.hlc),
                 )
             )
 
     def shared_with(self, mark: Mark) -> int:
-        """Return the last seq that was said before another history of the origin said a mark."""
+        """Return a seq up to which this history is for sure that of another one's mark, too."""
         with self._sidecar.read() as sidecar:
             query = "SELECT max(seq) FROM said WHERE seq <= ? AND hlc <= ?"
-            return sidecar.value(query, (mark.seq, mark.hlc)) or 0
+            return sidecar.value(query, (mark.seq, mark.hlc - hlc_of_ms(SURE_MS))) or 0
 
     def hear(self, sender: bytes, mark: Mark | None, told: Sequence[Mark] | None = None) -> None:
         """Remember what a sender says of itself once it was told what was known.
@@ -93,15 +100,16 @@ class Marks:
         if mark is None or (self.heard().get(sender) == mark and not self.rumours_of(sender)):
             return
         with self._sidecar.write() as sidecar:
-            # An answer may come late.
             sidecar.run(
                 "INSERT INTO heard (origin, seq, hlc) VALUES (?, ?, ?) ON CONFLICT (origin)"
                 " DO UPDATE SET seq = excluded.seq, hlc = excluded.hlc WHERE excluded.hlc > hlc",
                 (sender, mark.seq, mark.hlc),
             )
+            # An answer that comes late may be from before the sender was set back: its mark stays.
+            sidecar.run("DELETE FROM rumour WHERE (origin, hlc) IN (SELECT origin, hlc FROM heard)")
             sidecar.many(
                 "DELETE FROM rumour WHERE origin = ? AND hlc = ?",
-                [(sender, one.hlc) for one in (mark, *(told or []))],
+                [(sender, one.hlc) for one in told or []],
             )
             if told is None:
                 sidecar.run("DELETE FROM rumour WHERE origin = ? AND told", (sender,))
@@ -125,12 +133,19 @@ class Marks:
             (origin, mark.seq, mark.hlc)
             for origin, marks in told.items()
             for mark in marks
-            if mark not in known.get(origin, []) and len(known.get(origin, [])) <= RUMOURS_MAX
+            if mark not in known.get(origin, [])
         ]
         if news:
             with self._sidecar.write() as sidecar:
                 sidecar.many(
                     "INSERT OR IGNORE INTO rumour (origin, seq, hlc) VALUES (?, ?, ?)", news
+                )
+                sidecar.run(
+                    "DELETE FROM rumour WHERE (origin, hlc) IN (SELECT origin, hlc FROM (SELECT"
+                    " origin, hlc, row_number() OVER (PARTITION BY origin ORDER BY hlc) AS n,"
+                    " row_number() OVER (PARTITION BY origin ORDER BY hlc DESC) AS m FROM rumour)"
+                    " WHERE min(n, m) > ?)",
+                    (RUMOURS_MAX // 2,),
                 )
 
     def heard(self) -> dict[bytes, Mark]:

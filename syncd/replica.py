@@ -388,15 +388,11 @@ class Replica:
         self.learn(header.forks)
         with self._database.read() as connection:
             is_idle = _says_nothing_new(connection, header, frame)
-            told = header.marks.get(_origin(connection), [])
         if is_idle:
             self.hear(header.origin, header.node, Vector(header.vector))
             self.release()
             return Counts()
-        self._guard(Vector(header.vector), told)
-        # What proves that its sender said this must not come later than what was said.
-        own = {header.origin: [header.mark]} if header.mark else {}
-        self._identity.marks.hear_rumours({**header.marks, **own})
+        self._meet(header)
         # Before the lock is had another frame may come: what is found here is found out again.
         with self._database.scratch() as connection:
             self._refuse_gap(connection, header, frame)
@@ -423,8 +419,8 @@ class Replica:
 
     def merge_packed(self, header: Header, packed: bytes) -> Counts:
         """Merge one frame as it stands in a bundle; changes none of which is news are counted."""
+        self._meet(header)
         with self._database.read() as connection:
-            schema.require_enrolled(connection)
             mine = changelog.vector(connection)
         # A bundle may have more than its header says, if it was made while its sender went on.
         if mine.covers(header.vector):
@@ -607,7 +603,7 @@ class Replica:
             reason = self._identity.doubt(connection, seen, told)
             if reason is not None:
                 ((former, ordinal),) = connection.rows(_PRESENT)
-                sent = self._identity.sent(connection, told)
+                sent = self._identity.sent(connection, seen, told)
                 self._identity.renew(connection, reason, self.wall_ms())
                 if sent is not None:
                     rebirth.take_along(connection, ordinal, sent.shared)
@@ -619,8 +615,20 @@ class Replica:
         self._begin()
         return True
 
-    def _begin(self) -> None:
+    def _meet(self, header: Header) -> None:
+        """Follow what a sender knows of forks and marks, before any of what it has is merged."""
+        self.learn(header.forks)
+        marks = {origin: list(told) for origin, told in header.marks.items()}
+        if header.mark is not None:
+            marks.setdefault(header.origin, []).append(header.mark)
         with self._database.read() as connection:
+            schema.require_enrolled(connection)
+            about_us = marks.pop(_origin(connection), [])
+        self._guard(Vector(header.vector), about_us)
+        self._identity.marks.hear_rumours(marks)
+
+    def _begin(self) -> None:
+        with self._database.write() as connection:
             self._identity.begin(connection, self.wall_ms())
 
     def _note_sending(self, seq: int, position: int) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine.hosts import small_frames
 
 from syncd.config import Peer
+from syncd.errors import PeerMisbehaved
 from wire.sites import Site, served
 
 LOST, NEW = {"lost-1", "lost-2"}, {f"new-{n}" for n in range(5)}
@@ -109,3 +112,20 @@ def test_who_was_told_the_second_history_gets_the_first_as_well(
     assert restored.notes() == told_first.notes() == told_second.notes()
     assert restored.replica.vector() == told_second.replica.vector()
     assert len(told_second.replica.forks()) == 1
+
+
+def test_a_pull_ends_where_two_hosts_answer_in_turn(sites: tuple[Site, Site, Site]) -> None:
+    """Each of them is known, and has to be told first; a balancer before both never lets it be."""
+    asking, *both = sites
+    for site in both:
+        site.add(site.replica.config.node)
+        rounds(asking, site, push=False)
+    turns = itertools.cycle(site.app for site in both)
+
+    def balanced(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        return next(turns)(environ, start_response)
+
+    with served(balanced) as server:
+        outcome = asking.round(Peer(name="balanced", url=server.url))
+    assert outcome.code == PeerMisbehaved.code
+    assert len(server.requests) < 10

@@ -1,0 +1,211 @@
+"""Volumes that are set back with the sidecar on them, and hosts that hear of it by odd roads."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.test_identity import LOST, add, create, names, open_replica, pull, put_back
+from syncd import bundle
+from syncd.identity import Identity, sidecar_of
+from syncd.marks import Marks
+from syncd.replica import Replica
+from syncd.vector import Vector
+
+NEW = {f"new-{n}" for n in range(5)}
+
+
+class Host:
+    """A host in a folder of its own."""
+
+    def __init__(self, folder: Path, node: str) -> None:
+        self.folder, self.node = folder / node, node
+        self.folder.mkdir()
+        self.path = self.folder / "site.db"
+        self.replica: Replica = create(self.path, node)
+        self._backup = folder / f"backup of {node}"
+
+    @property
+    def names(self) -> set[str]:
+        """The licences that show."""
+        return names(self.path)
+
+    def add(self, *new: str) -> None:
+        """Insert licences."""
+        add(self.path, *new)
+
+    def back_up(self) -> None:
+        """Copy the volume."""
+        self.replica.close()
+        shutil.copytree(self.folder, self._backup)
+        self.replica = open_replica(self.path, self.node)
+
+    def set_back(self) -> None:
+        """Put the copy in place of the volume."""
+        self.replica.close()
+        put_back(self._backup, self.folder)
+        self.replica = open_replica(self.path, self.node)
+
+    def lose_sidecar(self) -> None:
+        """Delete what stands beside the database."""
+        self.replica.close()
+        for file in self.folder.glob(f"{sidecar_of(self.path).name}*"):
+            file.unlink()
+        self.replica = open_replica(self.path, self.node)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host, Host]]:
+    """Three hosts; the first is the one that is set back."""
+    made = Host(tmp_path, "a"), Host(tmp_path, "b"), Host(tmp_path, "c")
+    yield made
+    for host in made:
+        host.replica.close()
+
+
+def exported(host: Host) -> bytes:
+    """Return a file of all that a host has."""
+    header, frames = host.replica.frames_since(Vector())
+    stream = io.BytesIO()
+    bundle.write(stream, header, frames)
+    return stream.getvalue()
+
+
+def take_in(host: Host, file: bytes) -> None:
+    """Import a file."""
+    reader = bundle.Reader(io.BytesIO(file))
+    for packed in reader.packed_frames():
+        host.replica.merge_packed(reader.header, packed)
+
+
+def meet(*hosts: Host) -> None:
+    """Let all pull from all, until they must have everything."""
+    for _ in range(3):
+        for receiver in hosts:
+            for sender in hosts:
+                if receiver is not sender:
+                    pull(receiver.replica, sender.replica)
+
+
+def test_a_file_tells_of_it(hosts: tuple[Host, Host, Host]) -> None:
+    """Nothing but files goes to and fro, and the one that tells has the lost changes, too."""
+    a, b, _ = hosts
+    a.add("early")
+    take_in(b, exported(a))
+    a.back_up()
+    a.add(*sorted(LOST))
+    take_in(b, exported(a))
+    a.set_back()
+    a.add(*sorted(NEW))
+    a.replica.fold()
+    for _ in range(2):
+        take_in(a, exported(b))
+        take_in(b, exported(a))
+    assert a.names == b.names == {"early"} | LOST | NEW
+
+
+def test_its_own_file_tells_of_it(hosts: tuple[Host, Host, Host]) -> None:
+    """It is of the other history, of which nobody else has heard."""
+    a, *_ = hosts
+    a.add("early")
+    exported(a)
+    a.back_up()
+    a.add(*sorted(LOST))
+    file, before = exported(a), a.replica.origin()
+    a.set_back()
+    a.add(*sorted(NEW))
+    take_in(a, file)
+    take_in(a, file)
+    assert a.replica.origin() != before
+    assert a.names == {"early"} | LOST | NEW
+
+
+def test_many_files_before_leave_room_for_the_one_that_tells(
+    hosts: tuple[Host, Host, Host],
+) -> None:
+    """What came by files is never told to its origin and adds up; the newest are kept as well."""
+    a, b, _ = hosts
+    early = {f"early-{n}" for n in range(25)}
+    for name in sorted(early):
+        a.add(name)
+        take_in(b, exported(a))
+    a.back_up()
+    a.add(*sorted(LOST))
+    take_in(b, exported(a))
+    b.add("of b")
+    a.set_back()
+    a.add(*sorted(NEW))
+    for _ in range(2):
+        take_in(a, exported(b))
+        take_in(b, exported(a))
+    assert a.names == b.names == early | LOST | NEW | {"of b"}
+
+
+def test_a_file_that_tells_of_a_fork_is_read_for_what_it_has(
+    hosts: tuple[Host, Host, Host],
+) -> None:
+    """Its reader has passed over what it has, by seqs that do not count any more."""
+    a, b, c = hosts
+    a.back_up()
+    a.add(*sorted(LOST))
+    pull(c.replica, a.replica)
+    forked = a.replica.origin()
+    a.set_back()
+    a.add(*sorted(NEW))
+    pull(b.replica, a.replica)
+    c.replica.learn({forked: 0})
+    take_in(b, exported(c))
+    assert b.names == LOST | NEW
+
+
+def test_a_clock_that_was_ahead_hides_nothing(hosts: tuple[Host, Host, Host]) -> None:
+    """The second history says what it does at readings that the first one had reached before."""
+    a, b, c = hosts
+    a.add("early")
+    meet(a, b, c)
+    a.back_up()
+    a.add(*sorted(LOST))
+    a.replica.wall_ms = lambda: int(time.time() * 1000) + 120_000
+    pull(b.replica, a.replica)
+    a.set_back()
+    for name in sorted(NEW):
+        a.add(name)
+        pull(c.replica, a.replica)
+    meet(a, b, c)
+    assert a.names == b.names == c.names == {"early"} | LOST | NEW
+
+
+def test_a_seq_alone_tells_of_it(hosts: tuple[Host, Host, Host]) -> None:
+    """Who was told has lost its sidecar; that there is another history is certain all the same."""
+    a, b, c = hosts
+    a.add("early")
+    meet(a, b, c)
+    a.back_up()
+    a.add(*sorted(LOST))
+    pull(b.replica, a.replica)
+    a.set_back()
+    a.add("new")
+    pull(c.replica, a.replica)
+    b.lose_sidecar()
+    meet(b, a, c)
+    assert a.names == b.names == c.names == {"early", "new"} | LOST
+
+
+def test_of_two_processes_that_see_it_one_begins_anew(hosts: tuple[Host, Host, Host]) -> None:
+    """The slower one must not take away what was said in between."""
+    a, b, _ = hosts
+    a.add("early")
+    pull(b.replica, a.replica)
+    identity = Identity(a.path, "a", lambda: b"o" * 16)
+    said = Marks(identity._sidecar)
+    mark = b.replica.mark_of(a.replica.origin())
+    assert mark is not None
+    with a.replica.writing() as connection:
+        identity.begin(connection, 0)
+    assert said.has_said(mark)
+    identity.close()
