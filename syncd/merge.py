@@ -91,7 +91,7 @@ def stage(connection: Connection, frame: Frame) -> Staged:
     staged.ordinals = [known[origin] for origin in frame.origins]
     staged.sections = _by_ordinals(frame, staged.ordinals)
     tables = load_tables(connection)
-    merged = changelog.by_ordinal(connection, changelog.vector(connection))
+    merged = changelog.by_ordinal(connection, _merged(connection))
     for section in staged.sections:
         if section.table in tables and not _is_known(section, merged):
             staged.add(connection, tables[section.table], section)
@@ -175,7 +175,7 @@ def merge_sections(
     if not sections:
         return Counts()
     tables = load_tables(connection)
-    merged = Vector() if header is None else changelog.vector(connection)
+    merged = Vector() if header is None else _merged(connection)
     known = Vector() if header is None else Vector(header.vector)
     scope = _Scope(
         connection,
@@ -262,6 +262,11 @@ def settle_now(connection: Connection, now_ms: int) -> None:
     tables = load_tables(connection)
     with capture.suspended(connection, settle.affected(connection, tables)):
         settle.settle(connection, tables, now_ms=now_ms)
+
+
+def _merged(connection: Connection) -> Vector:
+    """Return what has been merged of all histories that there are."""
+    return forks.shared(connection, changelog.vector(connection))
 
 
 def _ordinals(connection: Connection, frame: Frame) -> list[int]:

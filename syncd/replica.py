@@ -342,7 +342,9 @@ class Replica:
             mine = changelog.vector(connection)
             since, after, part = snapshot.answer(connection, since, after, progress)
             header = self.header(connection, since)
-            frame = extraction.frame_after(connection, after, since, snapshot=part)
+            # Of a fork's other history it may have nothing, whatever it has forgotten.
+            has = forks.shared(connection, since)
+            frame = extraction.frame_after(connection, after, has, snapshot=part)
         hlc = self._note_sending(mine[header.origin], frame.position)
         says_nothing = not frame.sections and since.covers(frame.claim or {})
         others = mine.keys() - {header.origin}
@@ -421,7 +423,7 @@ class Replica:
         """Merge one frame as it stands in a bundle; changes none of which is news are counted."""
         self._meet(header)
         with self._database.read() as connection:
-            mine = changelog.vector(connection)
+            mine = forks.shared(connection, changelog.vector(connection))
         # A bundle may have more than its header says, if it was made while its sender went on.
         if mine.covers(header.vector):
             outline = bundle.outline(packed)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.test_identity import LOST, add, create, names, open_replica, pull, put_back
+from engine.hosts import DAY_MS
+from engine.test_identity import LOST, add, create, names, open_replica, pull, put_back, write
 from syncd import bundle
 from syncd.identity import Identity, sidecar_of
 from syncd.marks import Marks
@@ -161,6 +162,31 @@ def test_a_file_that_tells_of_a_fork_is_read_for_what_it_has(
     c.replica.learn({forked: 0})
     take_in(b, exported(c))
     assert b.names == LOST | NEW
+
+
+def test_deletions_that_are_forgotten_hide_no_other_history(
+    hosts: tuple[Host, Host, Host],
+) -> None:
+    """A host that claims no less than it has forgotten has nothing of the changes beside that."""
+    a, b, c = hosts
+    a.add("early")
+    meet(a, b, c)
+    forked, shared = a.replica.origin(), a.replica.vector()[a.replica.origin()]
+    a.back_up()
+    a.add(*sorted(LOST))
+    write(a.path, "DELETE FROM licences WHERE device_id <> 'early'")
+    pull(c.replica, a.replica)
+    c.replica.wall_ms = lambda: int(time.time() * 1000) + 400 * DAY_MS
+    assert c.replica.compact().deaths == len(LOST)
+    c.replica.wall_ms = lambda: int(time.time() * 1000)
+    a.set_back()
+    a.add("new-1", "new-2")
+    pull(b.replica, a.replica)
+    for host in (b, c):
+        host.replica.learn({forked: shared})
+    meet(b, c)
+    assert b.names == c.names == {"early", "new-1", "new-2"}
+    assert b.replica.vector() == c.replica.vector()
 
 
 def test_a_clock_that_was_ahead_hides_nothing(hosts: tuple[Host, Host, Host]) -> None:
