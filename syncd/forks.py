@@ -11,12 +11,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from syncd import disclaim
 from syncd.database import Connection
 from syncd.vector import Vector
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """An origin with two histories. node: its host's. seq: the last that both surely share."""
+
+    node: str
+    origin: str
+    seq: int
+
+
+def listed(connection: Connection) -> list[Fork]:
+    """Return the forks that are known, for people."""
+    return [
+        Fork(node, origin.hex(), seq)
+        for node, origin, seq in connection.rows(
+            "SELECT node, id, forked FROM syncd_origin WHERE forked IS NOT NULL ORDER BY node, id"
+        )
+    ]
 
 
 def known(connection: Connection) -> dict[bytes, int]:

@@ -46,6 +46,7 @@ from syncd.conflicts import Conflict
 from syncd.database import Connection, Database
 from syncd.enrolment import Enrolled
 from syncd.errors import BundleError, BundleGap, DatabaseBusy, DatabaseError
+from syncd.forks import Fork
 from syncd.held import Ahead, Held
 from syncd.identity import Identity
 from syncd.merge import Counts
@@ -65,8 +66,9 @@ class Status:
     nothing is sent until it is run, and what comes for them is held.
     clock_ahead_ms: how far this replica's last stamp is ahead of its host's clock. ahead: hosts of
     which changes are held because they come from the future.
-    renewed_ms and renewed_why: when and why this file last had to take a new origin. forgotten_ms:
-    the time of the newest deletion that is forgotten here.
+    renewed_ms and renewed_why: when and why this file last had to take a new origin. forks: origins
+    under which two files have written. forgotten_ms: the time of the newest deletion that is
+    forgotten here.
     """
 
     node: str
@@ -81,6 +83,7 @@ class Status:
     vector: Vector
     renewed_ms: int | None
     renewed_why: str | None
+    forks: tuple[Fork, ...]
     forgotten_ms: int | None
     peers: tuple[PeerState, ...]
 
@@ -516,6 +519,7 @@ class Replica:
                 vector=mine,
                 renewed_ms=connection.value("SELECT renewed_ms FROM syncd_replica"),
                 renewed_why=connection.value("SELECT renewed_why FROM syncd_replica"),
+                forks=tuple(forks.listed(connection)),
                 forgotten_ms=forgotten_ms,
                 peers=tuple(
                     peers.state(connection, mine, forgotten.seqs, peer.name)

@@ -79,6 +79,11 @@ def status_text(data: dict[str, Any]) -> str:
             f"journal {data['journal']}, held {data['held']}, conflicts {data['conflicts']}"
             + _forgotten(data["forgotten_ms"]),
             _renewal(data["renewed_ms"], data["renewed_why"]),
+            *(
+                f"{fork['node'] or 'a host'}: two files have written under origin {fork['origin']},"
+                f" beyond change {fork['seq']}"
+                for fork in data["forks"]
+            ),
             _own_clock(data["clock_ahead_ms"]),
             table(tables),
             *(f"{name}: migrated; run syncd init" for name in data["adrift"]),

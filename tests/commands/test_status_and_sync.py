@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import syncd
 from commands.cli_host import OTHER_KEYS, CliHost, refused
 
 
@@ -64,6 +66,20 @@ def test_status_has_every_promised_field(a: CliHost, b: CliHost) -> None:
     assert "refused" in dead["error"].lower()
     assert dead["error_ms"] >= dead["attempt_ms"]
     assert (dead["lag_seconds"], dead["offset_ms"]) == (None, None)
+
+
+def test_status_names_origins_that_have_forked(a: CliHost, b: CliHost) -> None:
+    """Under which two files have written; of the host, where it is known."""
+    with b.serving() as server:
+        a.write_config(peers=[{"name": "b", "url": server.url}])
+        a.run("sync")
+    origin = b.json("status")["origin"]
+    assert a.json("status")["forks"] == []
+    with contextlib.closing(syncd.Replica(syncd.load_config(a.config, {}))) as replica:
+        replica.learn({bytes.fromhex(origin): 7})
+    assert a.json("status")["forks"] == [{"node": "b", "origin": origin, "seq": 7}]
+    text = a.run("status").stdout
+    assert f"b: two files have written under origin {origin}, beyond change 7" in text
 
 
 def test_status_of_a_peer_never_asked_is_new(a: CliHost) -> None:
