@@ -60,8 +60,9 @@ class HostKey:
 
 
 def generate() -> ECKey:
-    """Return a new private key."""
-    return ECKey.generate_key(CURVE, private=True)
+    """Return a new private key. Its id does not begin like an option, as it stands in commands."""
+    key = ECKey.generate_key(CURVE, private=True)
+    return generate() if kid_of(key).startswith("-") else key
 
 
 def kid_of(key: ECKey) -> str:

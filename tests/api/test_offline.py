@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from licence_site import DEVICE, NOW, MakeSite, Site
 
 import syncd
+from api import jose
 from api.__main__ import main
 
 NONCE = "0123456789abcdef-_XY"
@@ -277,6 +278,11 @@ def test_what_arrives_by_sync_counts_within_ten_seconds(site: Site, vendor: Vend
     _take_in(site, Path(vendor.revoked).read_text().strip())
     site.clock.now += timedelta(seconds=10)
     assert "offline_token" not in site.verify().get_json()
+
+
+def test_no_key_is_named_like_an_option() -> None:
+    """Its id is what commands are given."""
+    assert not any(jose.kid_of(jose.generate()).startswith("-") for _ in range(500))
 
 
 def test_what_the_root_did_not_sign_is_not_believed(
