@@ -6,6 +6,7 @@ tells of ever made, and was a value that lost known to the write that it lost to
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable
 
 from engine.model import ALIVE, DEAD, EXISTENCE, Cell, Change, Key, Stamp
@@ -112,7 +113,13 @@ class Ledger:
         return stamp is not None
 
     def _knew(self, won: Change, lost: Change) -> bool:
-        return won.stamp.origin == lost.stamp.origin or lost in self._known[won]
+        """Say whether a write knew of another, under the stamp that this has now or had before."""
+        if won.stamp.origin == lost.stamp.origin:
+            return True
+        stamp: Stamp | None = lost.stamp
+        while stamp and dataclasses.replace(lost, stamp=stamp) not in self._known[won]:
+            stamp = self._lifted.get(stamp)
+        return stamp is not None
 
 
 def _beyond(lost: Change, writes: Iterable[Change]) -> list[Change]:
