@@ -211,6 +211,9 @@ class Identity:
             sidecar.run("DELETE FROM memory")
             sidecar.run("INSERT INTO memory VALUES (?, ?, ?, ?, ?, ?)", astuple(memory))
             marks.note(sidecar, seq, clock)
+            if seq < memory.sent:
+                # Another process was quicker: what is said last is what was sent.
+                marks.note(sidecar, memory.sent, clock)
 
     def _inode(self) -> int:
         return self._path.stat().st_ino

@@ -20,6 +20,8 @@ MARKS_MAX = 10_000
 """How many of its own marks a host remembers, the newest."""
 RUMOURS_MAX = 20
 """How many rumours of one origin a host remembers: half of them the oldest, half the newest."""
+PASSED_ON_MAX = 3
+"""How many marks of one origin go out with a bundle."""
 SURE_MS = 2 * 60 * 60 * 1000
 """How long before another history said something this one must have said the same, for sure. The
 clocks of both may differ, and what is taken to be shared and is not would be lost."""
@@ -120,8 +122,11 @@ class Marks:
 
     def tell(self, origin: bytes) -> list[Mark]:
         """Return the rumours of an origin, which is about to have them; what it says next tells."""
+        with self._sidecar.read() as sidecar:
+            untold = "SELECT EXISTS (SELECT 1 FROM rumour WHERE origin = ? AND NOT told)"
+            is_untold = sidecar.value(untold, (origin,))
         found = self.rumours_of(origin)
-        if found:
+        if is_untold:
             with self._sidecar.write() as sidecar:
                 sidecar.run("UPDATE rumour SET told = 1 WHERE origin = ?", (origin,))
         return found
@@ -162,6 +167,16 @@ class Marks:
             for origin in origins
         }
         return {origin: marks for origin, marks in found.items() if marks}
+
+    def to_pass_on(self, origins: Collection[bytes]) -> dict[bytes, list[Mark]]:
+        """Return of what origins have said, or may have, what others are to be told.
+
+        Of the rumours that is the oldest and the newest: they go with everything that is sent.
+        """
+        return {
+            origin: marks if len(marks) <= PASSED_ON_MAX else [marks[0], *marks[-2:]]
+            for origin, marks in self.known(origins).items()
+        }
 
     def _rumours(self) -> dict[bytes, list[Mark]]:
         """Return the rumours of each origin, the oldest first."""

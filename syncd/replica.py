@@ -139,6 +139,8 @@ class Replica:
             is_new = _origin(connection) != before
             if not known:
                 self._identity.mint(connection)
+                # Before anybody else can see the file, and take it for a copy.
+                self._identity.begin(connection, self.wall_ms())
         if is_new:
             self._begin()
         self._database.make_wal()
@@ -351,7 +353,7 @@ class Replica:
         hlc = self._note_sending(mine[header.origin], frame.position)
         says_nothing = not frame.sections and since.covers(frame.claim or {})
         others = mine.keys() - {header.origin}
-        marks = {} if says_nothing else self._identity.marks.known(others)
+        marks = {} if says_nothing else self._identity.marks.to_pass_on(others)
         return msgspec.structs.replace(header, hlc=hlc, marks=marks), frame
 
     def header(self, connection: Connection, since: Vector) -> Header:
@@ -607,17 +609,18 @@ class Replica:
         with self._database.write() as connection:
             seen = (claimed or Vector())[_origin(connection)]
             reason = self._identity.doubt(connection, seen, told)
-            if reason is not None:
-                ((former, ordinal),) = connection.rows(_PRESENT)
-                sent = self._identity.sent(connection, seen, told)
-                self._identity.renew(connection, reason, self.wall_ms())
-                if sent is not None:
-                    rebirth.take_along(connection, ordinal, sent.shared)
-                if sent is not None and sent.shared < sent.seq:
-                    # Hosts that were told this history skip the other, and the other way round.
-                    forks.learn(connection, {former: sent.shared})
-                forks.hold_back(connection)
-                self._fold_rest(connection, minted_under=former)
+            if reason is None:
+                return False
+            ((former, ordinal),) = connection.rows(_PRESENT)
+            sent = self._identity.sent(connection, seen, told)
+            self._identity.renew(connection, reason, self.wall_ms())
+            if sent is not None:
+                rebirth.take_along(connection, ordinal, sent.shared)
+            if sent is not None and sent.shared < sent.seq:
+                # Hosts that were told this history skip the other, and the other way round.
+                forks.learn(connection, {former: sent.shared})
+            forks.hold_back(connection)
+            self._fold_rest(connection, minted_under=former)
         self._begin()
         return True
 
@@ -639,7 +642,7 @@ class Replica:
 
     def _note_sending(self, seq: int, position: int) -> int:
         """Remember what is about to be said of this replica; return the reading of its mark."""
-        if self._identity.must_note(seq, position):
+        if self._identity.must_note(seq, position) or not self._identity.marks.reading(seq):
             # What a peer has seen of us must not be undone by a power loss: the numbers would be
             # given out again.
             with self._database.write(durable=True) as connection:
