@@ -130,7 +130,7 @@ class _Server:
             Vector(asked.vector),
             asked.after if is_ours else 0,
             asked.snapshot if is_ours else None,
-            [*([asked.mark] if asked.mark else []), *asked.rumours] if is_ours else None,
+            wire.told(asked) if is_ours else None,
         )
 
     def push(self, body: bytes) -> bytes:

@@ -209,40 +209,51 @@ def _pull(
 ) -> tuple[Header, int, Counts]:
     counts = Counts()
     server = replica.peer_origin(client.peer.name)
-    for _ in range(STARTS_MAX):
-        reached = _start(replica, server)
-        while True:
-            asking = replica.origin(), replica.forks()
-            request = _request(replica, server, wait_ms)
-            header, frame, offset_ms = _ask(replica, client, request)
-            if server != header.origin and replica.has_heard_of(header.origin):
-                # It has to be told what was heard before what it says is believed.
-                server = header.origin
-                break
-            try:
-                counts += replica.merge(header, frame)
-            except BundleGap:
-                if (replica.origin(), replica.forks()) == asking:
-                    raise
-                # The answer has shown that a file was set back, this one or another: there is less
-                # here than was said.
-                break
-            replica.hear_mark(header, request.rumours)
-            if frame.claim is not None:
-                return header, offset_ms, counts
-            before, reached = reached, (header.origin, frame.snapshot, frame.position)
-            is_same_road = reached[:2] == before[:2]
-            if frame.position <= frame.after or (is_same_road and reached[2] <= before[2]):
-                raise PeerMisbehaved(f"{client.peer.name} sends frames that lead nowhere")
-            if server != header.origin:
-                server = header.origin
-                replica.recognise(client.peer.name, server)
+    reached, starts = _start(replica, server), 1
+    while True:
+        asking = replica.origin(), replica.forks()
+        request = _request(replica, server, wait_ms)
+        header, frame, offset_ms = _ask(replica, client, request)
+        # An origin has to be told what was heard of it before what it says is believed.
+        is_believed = server == header.origin or not replica.has_heard_of(header.origin)
+        more = _merged(replica, header, frame, asking) if is_believed else None
+        if more is None:
+            if starts == STARTS_MAX:
+                raise PeerMisbehaved(
+                    f"{client.peer.name} is another host with every answer",
+                    hint="Is there one host behind the url, and no more?",
+                )
+            server = server if is_believed else header.origin
+            reached, starts = _start(replica, server), starts + 1
             _check_stop(is_stopping)
+            continue
+        counts += more
+        replica.hear_mark(header, request.rumours)
+        if frame.claim is not None:
+            return header, offset_ms, counts
+        before, reached = reached, (header.origin, frame.snapshot, frame.position)
+        is_same_road = reached[:2] == before[:2]
+        if frame.position <= frame.after or (is_same_road and reached[2] <= before[2]):
+            raise PeerMisbehaved(f"{client.peer.name} sends frames that lead nowhere")
+        if server != header.origin:
+            server = header.origin
+            replica.recognise(client.peer.name, server)
         _check_stop(is_stopping)
-    raise PeerMisbehaved(
-        f"{client.peer.name} is another host with every answer",
-        hint="Is there one host behind the url, and no more?",
-    )
+
+
+def _merged(
+    replica: Replica, header: Header, frame: Frame, asking: tuple[bytes, dict[bytes, int]]
+) -> Counts | None:
+    """Merge a frame; None if it shows that a file was set back, and there is less than was said.
+
+    asking: the origin that has asked, and the forks that it knew of.
+    """
+    try:
+        return replica.merge(header, frame)
+    except BundleGap:
+        if (replica.origin(), replica.forks()) == asking:
+            raise
+        return None
 
 
 def _start(replica: Replica, server: bytes | None) -> tuple[bytes | None, Snapshot | None, int]:
@@ -290,11 +301,10 @@ def _push(
     asking = replica.origin(), replica.forks()
     there = client.status(wire.StatusRequest(replica.config.node, *asking))
     since, after, progress = Vector(there.vector), there.cursor, there.snapshot
-    told = [*([there.mark] if there.mark else []), *there.rumours]
     replica.hear(there.origin, there.node, since)
     sent = 0
     while True:
-        header, frame = replica.changes_since(since, after, progress, told)
+        header, frame = replica.changes_since(since, after, progress, wire.told(there))
         if (replica.origin(), replica.forks()) != asking:
             # What the peer has told shows that this file was set back: it was of another origin.
             return sent + _push(replica, client, is_stopping, dry=dry)

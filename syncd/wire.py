@@ -119,6 +119,11 @@ class StatusAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     rumours: list[Mark] = []
 
 
+def told(message: PullRequest | StatusAnswer) -> list[Mark]:
+    """Return all that a message says its receiver has said of itself."""
+    return [*([message.mark] if message.mark else []), *message.rumours]
+
+
 class PushAnswer(msgspec.Struct, frozen=True):
     """What became of a pushed frame; it is durable when this is sent."""
 
