@@ -136,12 +136,12 @@ class Replica:
             self._release(connection)
             # Rows that were there already may break what their tables demand.
             merge.take_journal(connection, self.wall_ms())
-            is_new = _origin(connection) != before
+            is_another = known and _origin(connection) != before
             if not known:
                 self._identity.mint(connection)
                 # Before anybody else can see the file, and take it for a copy.
                 self._identity.begin(connection, self.wall_ms())
-        if is_new:
+        if is_another:
             self._begin()
         self._database.make_wal()
         return enrolled
@@ -585,15 +585,14 @@ class Replica:
             schema.require_enrolled(connection)
             return forks.known(connection)
 
-    def learn(self, told: Mapping[bytes, int]) -> bool:
-        """Follow what a host knows of forks; say whether it was news, and the vector went back."""
+    def learn(self, told: Mapping[bytes, int]) -> None:
+        """Follow what a host knows of forks; if that is news, the vector goes back."""
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             if not forks.are_news(connection, told):
-                return False
+                return
         with self._database.write() as connection:
             forks.learn(connection, told)
-        return True
 
     def _guard(self, claimed: Vector | None = None, told: Sequence[Mark] = ()) -> bool:
         """Take a new origin if this file cannot be the one that wrote under its present one.
