@@ -14,7 +14,6 @@ from engine.hosts import DAY_MS
 from engine.test_identity import LOST, add, create, names, open_replica, pull, put_back, write
 from syncd import bundle
 from syncd.identity import Identity, sidecar_of
-from syncd.marks import Marks
 from syncd.replica import Replica
 from syncd.vector import Vector
 
@@ -228,10 +227,43 @@ def test_of_two_processes_that_see_it_one_begins_anew(hosts: tuple[Host, Host, H
     a.add("early")
     pull(b.replica, a.replica)
     identity = Identity(a.path, "a", lambda: b"o" * 16)
-    said = Marks(identity._sidecar)
     mark = b.replica.mark_of(a.replica.origin())
     assert mark is not None
     with a.replica.writing() as connection:
         identity.begin(connection, 0)
-    assert said.has_said(mark)
+    assert identity.marks.has_said(mark)
+    identity.close()
+
+
+def test_of_two_processes_that_send_the_slower_takes_nothing_back(
+    hosts: tuple[Host, Host, Host],
+) -> None:
+    """What was sent stays sent, and the last mark is that of all of it; each has one of its own."""
+    a, *_ = hosts
+    a.add("one", "two", "three")
+    a.replica.fold()
+    identity = Identity(a.path, "a", lambda: b"o" * 16)
+    with a.replica.writing() as connection:
+        for seq in (3, 2):
+            identity.note_sending(connection, seq, seq, 0)
+        sent = identity.sent(connection)
+    assert sent is not None
+    assert sent.seq == 3
+    assert 0 < identity.marks.reading(2) < identity.marks.reading(3)
+    identity.close()
+
+
+def test_of_many_rumours_the_oldest_and_the_newest_go_along(
+    hosts: tuple[Host, Host, Host],
+) -> None:
+    """They stand in every bundle that says anything."""
+    a, *_ = hosts
+    identity = Identity(a.path, "a", lambda: b"o" * 16)
+    told = [bundle.Mark(n, n) for n in range(1, 50)]
+    for mark in told:
+        identity.marks.hear_rumours({b"x" * 16: [mark]})
+    (passed_on,) = identity.marks.to_pass_on([b"x" * 16]).values()
+    assert passed_on[0] == told[0]
+    assert passed_on[-1] == told[-1]
+    assert len(passed_on) == 3
     identity.close()
