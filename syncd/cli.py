@@ -371,7 +371,8 @@ def repair(this: _Session, as_json: bool) -> None:
 
     For a host whose clock ran ahead and is right again. Until then its stamps are still ahead, so
     that its peers hold what it writes. Everything from the future that it has is written anew under
-    stamps of now, and the originals are withdrawn.
+    stamps of now, and the originals are withdrawn. It must have all that its peers have told it of:
+    run `syncd sync` before.
     """
     count = this.replica.repair_clock()
     text = (

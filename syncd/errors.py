@@ -27,6 +27,7 @@ our own bugs, never for input.
     │   └── PeerMisbehaved     its answer makes no sense
     ├── NotRestorable          a lost value has no place to go back to
     ├── NotReleasable          what is held cannot be merged by saying so
+    ├── NotRepairable          a clock cannot be repaired while changes have not come
     └── DaemonRunning          another daemon already serves this database file
 """
 
@@ -198,6 +199,13 @@ class NotReleasable(SyncError):
 
     code = "not_releasable"
     exit_code = 2
+
+
+class NotRepairable(SyncError):
+    """The clock cannot be repaired yet."""
+
+    code = "not_repairable"
+    retryable = True
 
 
 class DaemonRunning(SyncError):

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from syncd import changelog, held, merge, restamp, withdrawal
+from syncd import changelog, held, merge, peers, restamp, withdrawal
 from syncd.bundle import Withdrawal
 from syncd.clock import COUNTER_BITS, hlc_of_ms
 from syncd.database import Connection
-from syncd.errors import NotReleasable
+from syncd.errors import NotReleasable, NotRepairable
 from syncd.schema import load_tables, remembered
 
 _MS_MAX = (1 << (63 - COUNTER_BITS)) - 1
@@ -32,11 +32,18 @@ def repair(connection: Connection, *, now_ms: int, drift_ms: int) -> int:
 
     Returns how many changes were written anew. The journal must be folded. The new stamps are
     greater than any that is not from the future: this host has said that it has changes which lost
-    to the old stamps, and they must not win over the new ones where they are still known.
+    to the old stamps, and they must not win over the new ones where they are still known. The same
+    goes for what a sender has that was not read to its end: raises `NotRepairable`.
     """
     limit = hlc_of_ms(now_ms + drift_ms)
     if restamp.clock(connection) <= limit:
         return 0
+    if unread := peers.unread(connection):
+        counts = ", ".join(f"{count} of {node or 'a host'}" for node, count in unread.items())
+        raise NotRepairable(
+            f"changes have not come yet that may be from the future, too: {counts}",
+            hint="Run: syncd sync. If they are lost for good: syncd peers forget NAME",
+        )
     mine = changelog.vector(connection)
     chosen = [Withdrawal(origin, 1, seq, limit) for origin, seq in mine.items()]
     return _bring(connection, chosen, now_ms=now_ms, after_hlc=limit)

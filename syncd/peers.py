@@ -145,6 +145,19 @@ def is_news(connection: Connection, sender: bytes, vector: Vector, now_ms: int) 
     return not is_recent or told(connection, sender) != vector
 
 
+def unread(connection: Connection) -> dict[str, int]:
+    """Return how many changes hosts from which something was merged have that are not here yet."""
+    return dict(
+        connection.rows(
+            "SELECT s.node, sum(t.seq - o.seq) FROM syncd_cursor AS c"
+            " JOIN syncd_told AS t ON t.sender = c.sender"
+            " JOIN syncd_origin AS s ON s.ordinal = c.sender"
+            " JOIN syncd_origin AS o ON o.ordinal = t.origin"
+            " WHERE t.seq > o.seq GROUP BY s.node ORDER BY s.node"
+        )
+    )
+
+
 def any_success(connection: Connection, names: Sequence[str]) -> bool:
     """Say whether some peer has ever brought us everything it had, in a round or by a push."""
     marks = ", ".join("?" * len(names))

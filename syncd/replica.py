@@ -187,6 +187,7 @@ class Replica:
         """Bring what was stamped while this host's clock ran ahead to the present.
 
         Returns how many changes were written anew; none if the clock was right, or still is not.
+        Raises `NotRepairable` while some that this host was told of have not come.
         """
         with self.writing() as connection:
             return future.repair(

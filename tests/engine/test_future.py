@@ -11,7 +11,7 @@ import pytest
 from engine.conftest import MakeHosts
 from engine.hosts import DEVICES, DEVICES_KEY, Host, Key, ask, pull, settle
 from syncd.clock import hlc_of_ms
-from syncd.errors import NotReleasable
+from syncd.errors import NotReleasable, NotRepairable
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -387,8 +387,9 @@ class TestClockRepair:
         assert d.devices().keys() == {"of a"}
 
     def test_a_clock_stays_above_what_could_not_be_withdrawn(self, make_hosts: MakeHosts) -> None:
-        """D has half of what A sends, from the future, when D's clock is set right. The half stays
-        under its stamps, so a write of D's must still be newer than they are."""
+        """D has half of what A sends, from the future, when D's clock is set right and A is said to
+        be gone for good. The half stays under its stamps, so a write of D's must still be newer
+        than they are."""
         a, d = make_hosts("a", "d")
         for host in (a, d):
             host.clock.ms += YEAR_MS
@@ -396,6 +397,9 @@ class TestClockRepair:
             insert(a, f"device {number}")
         pull(d, a, frame_entries=2, frames_max=1)
         d.clock.ms -= YEAR_MS
+        with pytest.raises(NotRepairable):
+            d.replica.repair_clock()
+        d.replica.forget("a")
         d.replica.repair_clock()
         note(d, "of d", "device 0")
         settle(a, d)
@@ -455,6 +459,35 @@ class TestClockRepair:
         pass_time(10_000, a, b)
         assert_same(a, b)
         assert b.devices() == {"d": ("new", "next")}
+
+    def test_what_was_begun_to_be_read_is_read_to_its_end_first(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """B's birth of a row, from the future as well, loses on A to a death, and the line goes
+        dead. If the death got a stamp of now, the birth would be newer on C, and A, which takes it
+        in no more, would lack the row for good."""
+        a, b, c = make_hosts("a", "b", "c")
+        insert(a, "d", "first")
+        insert(a, "e", "first")
+        settle(a, b, c)
+        for host in (a, b):
+            host.clock.ms += YEAR_MS
+        b.write("DELETE FROM devices WHERE device_id = 'd'")
+        insert(b, "d", "of b")
+        note(b, "of b", "e")
+        pull(c, b)
+        pass_time(10, a)
+        a.write("DELETE FROM devices WHERE device_id = 'd'")
+        pull(a, b, frame_entries=1, frames_max=2)
+        for host in (a, b):
+            host.clock.ms -= YEAR_MS
+        with pytest.raises(NotRepairable, match=r"have not come yet.*: 3 of b$"):
+            a.replica.repair_clock()
+        pull(a, b)
+        assert a.replica.repair_clock() == 2
+        settle(a, b, c)
+        pass_time(2 * YEAR_MS, a, b, c)
+        assert_same(a, b, c)
 
 
 class TestWrongClocksTogether:

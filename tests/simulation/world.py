@@ -30,7 +30,14 @@ from syncd import audit, bundle, changelog, endpoint, exchange, verify
 from syncd.bundle import Reader
 from syncd.clock import hlc_of_ms, ms_of_hlc
 from syncd.conflicts import Conflict
-from syncd.errors import BundleError, BundleGap, ConstraintError, NotReleasable, NotRestorable
+from syncd.errors import (
+    BundleError,
+    BundleGap,
+    ConstraintError,
+    NotReleasable,
+    NotRepairable,
+    NotRestorable,
+)
 from syncd.held import DISPLACED
 from syncd.vector import Vector
 
@@ -273,11 +280,10 @@ class World:
 
     def _repairclock(self, step: steps.RepairClock) -> str:
         machine = self._machine(step.host)
-        machine.replica.fold()
-        vector = machine.replica.vector()
-        if any(c.stamp.seq > vector[c.stamp.origin] for c in machine.knowledge.merged):
-            return "unfinished"  # a known limit: what such a pull brings may be from the future
-        count = machine.replica.repair_clock()
+        try:
+            count = machine.replica.repair_clock()
+        except NotRepairable as error:
+            return error.code
         self._check(machine)
         return str(count)
 
