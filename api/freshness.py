@@ -41,7 +41,7 @@ class Freshness:
         """Say whether a round with some peer has ended well a short while ago."""
         if not self._replica.config.peers:
             return True
-        in_step_ms = self._replica.in_step_ms()
+        in_step_ms = self._replica.peers.in_step_ms()
         # A clock that was turned back says nothing about age.
         return (
             in_step_ms is not None and 0 <= self._replica.wall_ms() - in_step_ms <= self._lasts_ms

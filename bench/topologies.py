@@ -148,7 +148,7 @@ def _pull(receiver: Replica, sender: Replica) -> tuple[int, int]:
     """Have one round; return how many changes came, in how many bytes."""
     rows = size = 0
     while True:
-        after = receiver.cursor(sender.origin())
+        after = receiver.peers.cursor(sender.origin())
         header, frame = sender.changes_since(receiver.vector(), after)
         stream = io.BytesIO()
         bundle.write(stream, header, [frame])

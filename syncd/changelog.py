@@ -28,6 +28,14 @@ def vector(connection: Connection) -> Vector:
     return Vector(dict(connection.rows("SELECT id, seq FROM syncd_origin")))
 
 
+def origin(connection: Connection) -> bytes:
+    """Return the origin under which this replica's changes are born."""
+    present: bytes = connection.value(
+        "SELECT o.id FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
+    )
+    return present
+
+
 def by_ordinal(connection: Connection, seqs: Vector) -> dict[int, int]:
     """Return a vector by this replica's ordinals; origins never heard of are left out."""
     return {

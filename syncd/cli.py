@@ -350,7 +350,7 @@ def release(
         raise click.UsageError("name what to release: either IDs, or --peer NAME, or --all")
     count = this.replica.release_held(ids) if ids else this.replica.release_host(peer)
     if peer is not None and not count:
-        contacts = this.replica.contacts()
+        contacts = this.replica.peers.contacts()
         known = {*(one.name for one in this.config.peers), *(one.name for one in contacts)}
         if peer not in known:
             names = ", ".join(sorted(known)) or "none"
@@ -371,8 +371,8 @@ def repair(this: _Session, as_json: bool) -> None:
 
     For a host whose clock ran ahead and is right again. Until then its stamps are still ahead, so
     that its peers hold what it writes. Everything from the future that it has is written anew under
-    stamps of now, and the originals are withdrawn. It must have all that its peers have told it of:
-    run `syncd sync` before.
+    stamps of now, and the originals are withdrawn. A pull that broke off must be finished
+    before: run `syncd sync`.
     """
     count = this.replica.repair_clock()
     text = (
@@ -395,7 +395,7 @@ def peers_(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     this: _Session = context.obj
-    found = [report.contact_data(one) for one in this.replica.contacts()]
+    found = [report.contact_data(one) for one in this.replica.peers.contacts()]
     _print(found, report.contacts_text(found), as_json)
 
 
@@ -408,8 +408,8 @@ def forget(this: _Session, name: str, as_json: bool) -> None:
 
     It may come back: if it lacks deletions that are forgotten by then, it is sent a snapshot.
     """
-    if not this.replica.forget(name):
-        known = ", ".join(sorted({one.name for one in this.replica.contacts()})) or "none"
+    if not this.replica.peers.forget(name):
+        known = ", ".join(sorted({one.name for one in this.replica.peers.contacts()})) or "none"
         raise ConfigError([f"no host {name!r} has said what it has; those that have: {known}"])
     _print({"name": name}, f"{name} is forgotten until it asks again", as_json)
 
@@ -474,7 +474,7 @@ def _known_to_receiver(this: _Session, peer: str | None, since: Path | None) -> 
     if peer is not None:
         if peer not in [configured.name for configured in this.config.peers]:
             raise ConfigError([f"there is no peer {peer!r}"])
-        return this.replica.told(peer)
+        return this.replica.peers.told(peer)
     if since is not None:
         with bundlefile.opened(since, this.keyring) as reader:
             return inspection.claim(reader)

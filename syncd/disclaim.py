@@ -42,7 +42,7 @@ def read_again(connection: Connection) -> None:
 
     A sender leaves out what stands below the cursor, whatever the vector lacks.
     """
-    connection.run("UPDATE syncd_cursor SET position = 0")
+    connection.run("UPDATE syncd_cursor SET position = 0, complete = 0")
     for progress in ("syncd_snapshot", "syncd_came"):
         connection.run(f"DELETE FROM {progress}")
 

@@ -107,7 +107,7 @@ class _Server:
         asked = bundle.decode(body, wire.PullRequest)
         vector = Vector(asked.vector)
         if len(asked.origin) == ORIGIN_BYTES:
-            self._replica.hear(asked.origin, asked.node, vector)
+            self._replica.peers.hear(asked.origin, asked.node, vector)
         self._replica.learn(asked.forks)
         news = self._replica.news()
         header, frame = self._answer_of(asked)
@@ -158,7 +158,7 @@ class _Server:
         patience_ms = min(asked.wait_ms, wire.WAIT_MS_MAX)
         if patience_ms <= 0 or not flask.request.environ.get("wsgi.multithread"):
             return False
-        if asked.node in self._replica.peer_nodes() or not self._waiting.acquire(blocking=False):
+        if asked.node in self._replica.peers.nodes() or not self._waiting.acquire(blocking=False):
             return False
         try:
             return self._replica.await_news(news, patience_ms)
@@ -174,9 +174,9 @@ class _Server:
                 node=self._replica.config.node,
                 origin=self._replica.origin(),
                 vector=dict(self._replica.vector()),
-                cursor=self._replica.cursor(asked.origin),
+                cursor=self._replica.peers.cursor(asked.origin),
                 now_ms=self._replica.wall_ms(),
-                snapshot=self._replica.progress(asked.origin),
+                snapshot=self._replica.peers.progress(asked.origin),
                 mark=self._replica.mark_of(asked.origin),
                 rumours=self._replica.tell_rumours(asked.origin),
             )

@@ -166,9 +166,9 @@ def run_round(
     try:
         header, offset_ms, counts = _pull(replica, client, is_stopping, wait_ms)
         sent = _push(replica, client, is_stopping, dry=dry) if client.peer.push else 0
-        replica.record_success(name, header, attempt_ms=attempt_ms, offset_ms=offset_ms)
+        replica.peers.record_success(name, header, attempt_ms=attempt_ms, offset_ms=offset_ms)
     except SyncError as error:
-        is_news = replica.record_failure(
+        is_news = replica.peers.record_failure(
             name, attempt_ms=attempt_ms, error=str(error), code=error.code
         )
         # A peer that stays down is one line in the log, not one a round.
@@ -208,7 +208,7 @@ def _pull(
     replica: Replica, client: PeerClient, is_stopping: Callable[[], bool], wait_ms: int
 ) -> tuple[Header, int, Counts]:
     counts = Counts()
-    server = replica.peer_origin(client.peer.name)
+    server = replica.peers.origin(client.peer.name)
     reached, starts = _start(replica, server), 1
     while True:
         asking = replica.origin(), replica.forks()
@@ -237,7 +237,7 @@ def _pull(
             raise PeerMisbehaved(f"{client.peer.name} sends frames that lead nowhere")
         if server != header.origin:
             server = header.origin
-            replica.recognise(client.peer.name, server)
+            replica.peers.recognise(client.peer.name, server)
         _check_stop(is_stopping)
 
 
@@ -258,7 +258,7 @@ def _merged(
 
 def _start(replica: Replica, server: bytes | None) -> tuple[bytes | None, Snapshot | None, int]:
     """Return where a pull goes on: whose changelog, which snapshot of it, and its position."""
-    return server, None, replica.cursor(server) if server else 0
+    return server, None, replica.peers.cursor(server) if server else 0
 
 
 def _request(replica: Replica, server: bytes | None, wait_ms: int) -> wire.PullRequest:
@@ -267,9 +267,9 @@ def _request(replica: Replica, server: bytes | None, wait_ms: int) -> wire.PullR
         replica.config.node,
         dict(replica.vector()),
         server or b"",
-        replica.cursor(server) if server else 0,
+        replica.peers.cursor(server) if server else 0,
         replica.origin(),
-        replica.progress(server) if server else None,
+        replica.peers.progress(server) if server else None,
         wait_ms,
         replica.mark_of(server) if server else None,
         brief=server is not None,
@@ -286,7 +286,9 @@ def _ask(
     answer, unsure_ms = client.pull(request), 0
     if isinstance(answer, Answer):
         unsure_ms = 999  # it tells whole seconds
-        answer = wire.repeated(request, replica.node_of(request.server), answer.signed_s * 1000)
+        answer = wire.repeated(
+            request, replica.peers.node_of(request.server), answer.signed_s * 1000
+        )
     header, frame = answer
     # It was made at some time since we asked, maybe after a wait.
     least_ms = header.created_ms - replica.wall_ms()
@@ -301,7 +303,7 @@ def _push(
     asking = replica.origin(), replica.forks()
     there = client.status(wire.StatusRequest(replica.config.node, *asking))
     since, after, progress = Vector(there.vector), there.cursor, there.snapshot
-    replica.hear(there.origin, there.node, since)
+    replica.peers.hear(there.origin, there.node, since)
     sent = 0
     while True:
         header, frame = replica.changes_since(since, after, progress, wire.told(there))

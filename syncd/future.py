@@ -33,16 +33,16 @@ def repair(connection: Connection, *, now_ms: int, drift_ms: int) -> int:
     Returns how many changes were written anew. The journal must be folded. The new stamps are
     greater than any that is not from the future: this host has said that it has changes which lost
     to the old stamps, and they must not win over the new ones where they are still known. The same
-    goes for what a sender has that was not read to its end: raises `NotRepairable`.
+    goes for what an unfinished pull has not brought yet: raises `NotRepairable`.
     """
     limit = hlc_of_ms(now_ms + drift_ms)
     if restamp.clock(connection) <= limit:
         return 0
-    if unread := peers.unread(connection):
-        counts = ", ".join(f"{count} of {node or 'a host'}" for node, count in unread.items())
+    if unfinished := peers.unfinished(connection):
         raise NotRepairable(
-            f"changes have not come yet that may be from the future, too: {counts}",
-            hint="Run: syncd sync. If they are lost for good: syncd peers forget NAME",
+            f"not all has come yet of {', '.join(unfinished)};"
+            " what is missing may be from the future, too",
+            hint="Run: syncd sync. If it is lost for good: syncd peers forget NAME",
         )
     mine = changelog.vector(connection)
     chosen = [Withdrawal(origin, 1, seq, limit) for origin, seq in mine.items()]

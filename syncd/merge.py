@@ -132,7 +132,8 @@ def merge_frame(
     )
     connection.run(
         "INSERT INTO syncd_cursor VALUES (?, ?, ?) ON CONFLICT (sender) DO UPDATE SET"
-        " position = max(position, excluded.position), complete = complete OR excluded.complete",
+        " position = max(position, excluded.position),"
+        " complete = excluded.complete OR (complete AND excluded.position <= position)",
         (sender, frame.position, frame.claim is not None),
     )
     peers.hear(connection, header.origin, header.node, Vector(header.vector), now_ms)

@@ -145,29 +145,31 @@ def is_news(connection: Connection, sender: bytes, vector: Vector, now_ms: int) 
     return not is_recent or told(connection, sender) != vector
 
 
-def unread(connection: Connection) -> dict[str, int]:
-    """Return how many changes hosts from which something was merged have that are not here yet."""
-    return dict(
-        connection.rows(
-            "SELECT s.node, sum(t.seq - o.seq) FROM syncd_cursor AS c"
-            " JOIN syncd_told AS t ON t.sender = c.sender"
-            " JOIN syncd_origin AS s ON s.ordinal = c.sender"
-            " JOIN syncd_origin AS o ON o.ordinal = t.origin"
-            " WHERE t.seq > o.seq GROUP BY s.node ORDER BY s.node"
-        )
+def cursor(connection: Connection, sender: bytes) -> tuple[int, bool]:
+    """Return up to which position a sender's changelog is merged, and whether that was the end."""
+    found = connection.row(
+        "SELECT c.position, c.complete FROM syncd_cursor AS c"
+        " JOIN syncd_origin AS o ON o.ordinal = c.sender WHERE o.id = ?",
+        (sender,),
     )
+    position, complete = found or (0, 1)
+    return position, bool(complete)
 
 
-def any_success(connection: Connection, names: Sequence[str]) -> bool:
-    """Say whether some peer has ever brought us everything it had, in a round or by a push."""
-    marks = ", ".join("?" * len(names))
-    return bool(
-        connection.value(
-            f"SELECT EXISTS (SELECT 1 FROM syncd_peer WHERE name IN ({marks})"
-            " AND success_ms IS NOT NULL) OR EXISTS (SELECT 1 FROM syncd_cursor WHERE complete)",
-            names,
+def unfinished(connection: Connection) -> list[str]:
+    """Return the names of hosts whose changelogs were begun to be read and not read to the end.
+
+    Those that were forgotten since are not among them.
+    """
+    return [
+        node
+        for (node,) in connection.rows(
+            "SELECT DISTINCT o.node FROM syncd_cursor AS c"
+            " JOIN syncd_origin AS o ON o.ordinal = c.sender"
+            " WHERE NOT c.complete AND c.sender IN (SELECT sender FROM syncd_heard)"
+            " ORDER BY o.node"
         )
-    )
+    ]
 
 
 def last_success_ms(connection: Connection, names: Sequence[str]) -> int | None:

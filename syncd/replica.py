@@ -45,12 +45,13 @@ from syncd.config import Config
 from syncd.conflicts import Conflict
 from syncd.database import Connection, Database
 from syncd.enrolment import Enrolled
-from syncd.errors import BundleError, BundleGap, DatabaseBusy, DatabaseError
+from syncd.errors import BundleError, BundleGap, DatabaseError
 from syncd.forks import Fork
 from syncd.held import Ahead, Held
 from syncd.identity import Identity
 from syncd.merge import Counts
-from syncd.peers import Contact, PeerState
+from syncd.peerbook import PeerBook
+from syncd.peers import PeerState
 from syncd.vector import ORIGIN_BYTES, Vector
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,11 @@ class Replica:
         self._database = Database(config.database, prepare=upgrade.to_present)
         self._identity = Identity(config.database, config.node, new_origin)
 
+    @property
+    def peers(self) -> PeerBook:
+        """What this replica remembers of other hosts."""
+        return PeerBook(self._database, self.config, self.wall_ms)
+
     def enrol(self) -> list[Enrolled]:
         """Bring the configured tables under syncd; raise `SchemaError` and change nothing else."""
         with self._database.read() as connection:
@@ -119,7 +125,7 @@ class Replica:
         if known:
             self.fold()
         with self._database.write() as connection:
-            before = _origin(connection) if known else None
+            before = changelog.origin(connection) if known else None
             if known:
                 self._fold_rest(connection)
             enrolled = enrolment.enrol(
@@ -136,7 +142,7 @@ class Replica:
             self._release(connection)
             # Rows that were there already may break what their tables demand.
             merge.take_journal(connection, self.wall_ms())
-            is_another = known and _origin(connection) != before
+            is_another = known and changelog.origin(connection) != before
             if not known:
                 self._identity.mint(connection)
                 # Before anybody else can see the file, and take it for a copy.
@@ -187,7 +193,7 @@ class Replica:
         """Bring what was stamped while this host's clock ran ahead to the present.
 
         Returns how many changes were written anew; none if the clock was right, or still is not.
-        Raises `NotRepairable` while some that this host was told of have not come.
+        Raises `NotRepairable` while a pull is not finished.
         """
         with self.writing() as connection:
             return future.repair(
@@ -204,7 +210,7 @@ class Replica:
         self._guard()
         with self._database.read() as connection:
             schema.require_enrolled(connection)
-            return _origin(connection)
+            return changelog.origin(connection)
 
     def version(self) -> int:
         """Return a number that changes when any process has committed, cheaply."""
@@ -224,7 +230,7 @@ class Replica:
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             own = connection.value("SELECT max(seq) FROM syncd_journal")
-            return Vector({**changelog.vector(connection), _origin(connection): own})
+            return Vector({**changelog.vector(connection), changelog.origin(connection): own})
 
     def await_news(self, since: tuple[int, int], within_ms: int, every_ms: int = 20) -> bool:
         """Wait until `news` is not `since` any more; say whether it is in time."""
@@ -236,50 +242,6 @@ class Replica:
             seen = version
             time.sleep(every_ms / 1000)
         return False
-
-    def peer_nodes(self) -> set[str]:
-        """Return the names by which configured peers call themselves."""
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            return peers.nodes(connection, [peer.name for peer in self.config.peers])
-
-    def told(self, peer: str) -> Vector:
-        """Return what a peer last said it has."""
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            return peers.told(connection, peers.origin(connection, peer))
-
-    def hear(self, sender: bytes, node: str, vector: Vector) -> None:
-        """Remember what a host says it has; nothing it lacks is forgotten while it lives."""
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            if sender == _origin(connection) or not peers.is_news(
-                connection, sender, vector, self.wall_ms()
-            ):
-                return
-        # It will say so again; nobody is kept waiting for another writer.
-        with (
-            contextlib.suppress(DatabaseBusy),
-            self._database.write(patient=False) as connection,
-        ):
-            peers.hear(connection, sender, node, vector, self.wall_ms())
-
-    def contacts(self) -> list[Contact]:
-        """Return every host that has said what it has."""
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            return peers.contacts(
-                connection,
-                changelog.vector(connection),
-                compaction.horizon(connection).seqs,
-                live_since_ms=self.wall_ms() - self.config.sync.retention,
-            )
-
-    def forget(self, node: str) -> int:
-        """Forget all that a host of a name has said; return how many incarnations of it."""
-        with self._database.write() as connection:
-            schema.require_enrolled(connection)
-            return peers.forget(connection, node)
 
     def compact(self) -> Forgotten:
         """Forget deaths and conflicts past the retention, in short slices of the write lock."""
@@ -297,35 +259,6 @@ class Replica:
                     return Forgotten(deaths, conflicts)
             with self._database.write() as connection:
                 conflicts += compaction.forget_conflicts(connection, self.wall_ms(), retention_ms)
-
-    def progress(self, sender: bytes) -> Progress | None:
-        """Return how far a snapshot of a sender has been read, if one has begun."""
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            return snapshot.progress(connection, sender)
-
-    def cursor(self, sender: bytes) -> int:
-        """Return the position up to which a sender's changelog has been merged here."""
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            return _cursor(connection, sender)
-
-    def node_of(self, origin: bytes) -> str:
-        """Return the name of the host that an origin is of, as far as it was told."""
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            return peers.node_of(connection, origin)
-
-    def peer_origin(self, peer: str) -> bytes | None:
-        """Return the identity a peer last had."""
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            return peers.origin(connection, peer)
-
-    def recognise(self, peer: str, origin: bytes) -> None:
-        """Remember a peer's identity, so that an unfinished pull can go on from its cursor."""
-        with self._database.write() as connection:
-            peers.recognise(connection, peer, origin)
 
     def changes_since(
         self,
@@ -360,7 +293,7 @@ class Replica:
     def header(self, connection: Connection, since: Vector) -> Header:
         """Return the header of a bundle that is read from a connection of this replica's."""
         return Header(
-            origin=_origin(connection),
+            origin=changelog.origin(connection),
             node=self.config.node,
             created_ms=self.wall_ms(),
             vector=dict(changelog.vector(connection)),
@@ -397,7 +330,7 @@ class Replica:
         with self._database.read() as connection:
             is_idle = _says_nothing_new(connection, header, frame)
         if is_idle:
-            self.hear(header.origin, header.node, Vector(header.vector))
+            self.peers.hear(header.origin, header.node, Vector(header.vector))
             self.release()
             return Counts()
         self._meet(header)
@@ -438,45 +371,6 @@ class Replica:
                 return sum(older, self.merge(header, outline.bare))
         return self.merge(header, bundle.decompress(packed))
 
-    def certain(self) -> bool:
-        """Say whether this host may speak for all: alone, or once in step with some peer."""
-        names = [peer.name for peer in self.config.peers]
-        if not names:
-            return True
-        with self._database.read() as connection:
-            return schema.is_enrolled(connection) and peers.any_success(connection, names)
-
-    def in_step_ms(self) -> int | None:
-        """Return when this host last had all that some peer had, None if never."""
-        with self._database.read() as connection:
-            if not schema.is_enrolled(connection):
-                return None
-            return peers.last_success_ms(connection, [peer.name for peer in self.config.peers])
-
-    def record_success(self, peer: str, header: Header, *, attempt_ms: int, offset_ms: int) -> None:
-        """Remember a round that brought everything the peer had."""
-        with self._database.write() as connection:
-            peers.record_success(
-                connection,
-                peer,
-                header,
-                attempt_ms=attempt_ms,
-                success_ms=self.wall_ms(),
-                offset_ms=offset_ms,
-            )
-
-    def record_failure(self, peer: str, *, attempt_ms: int, error: str, code: str) -> bool:
-        """Remember a round that failed; say whether that is news."""
-        with self._database.write() as connection:
-            return peers.record_failure(
-                connection,
-                peer,
-                attempt_ms=attempt_ms,
-                error=error,
-                code=code,
-                error_ms=self.wall_ms(),
-            )
-
     def conflicts(self, table: str | None = None, since_ms: int = 0) -> list[Conflict]:
         """Return the values that lost here, the newest first."""
         with self._database.read() as connection:
@@ -508,7 +402,7 @@ class Replica:
             forgotten_ms = ms_of_hlc(forgotten.hlc) if forgotten.seqs else None
             return Status(
                 node=self.config.node,
-                origin=_origin(connection).hex(),
+                origin=changelog.origin(connection).hex(),
                 tables={
                     table.name: connection.value(f"SELECT count(*) FROM {table.sql}")
                     for table in schema.load_tables(connection).values()
@@ -603,15 +497,16 @@ class Replica:
         """
         with self._database.read() as connection:
             schema.require_enrolled(connection)
-            seen = (claimed or Vector())[_origin(connection)]
+            seen = (claimed or Vector())[changelog.origin(connection)]
             if self._identity.doubt(connection, seen, told) is None:
                 return False
         with self._database.write() as connection:
-            seen = (claimed or Vector())[_origin(connection)]
+            seen = (claimed or Vector())[changelog.origin(connection)]
             reason = self._identity.doubt(connection, seen, told)
             if reason is None:
                 return False
-            ((former, ordinal),) = connection.rows(_PRESENT)
+            former = changelog.origin(connection)
+            ordinal = connection.value("SELECT origin FROM syncd_replica")
             sent = self._identity.sent(connection, seen, told)
             self._identity.renew(connection, reason, self.wall_ms())
             if sent is not None:
@@ -632,7 +527,7 @@ class Replica:
             marks.setdefault(header.origin, []).append(header.mark)
         with self._database.read() as connection:
             schema.require_enrolled(connection)
-            about_us = marks.pop(_origin(connection), [])
+            about_us = marks.pop(changelog.origin(connection), [])
         self._guard(Vector(header.vector), about_us)
         self._identity.marks.hear_rumours(marks)
 
@@ -698,7 +593,8 @@ class Replica:
             if not snapshot.continues(connection, mine, header.origin, frame):
                 raise BundleGap(f"the snapshot of {header.node} continues from what is not here")
             return
-        if mine.covers(header.since) and frame.after <= _cursor(connection, header.origin):
+        position, _ = peers.cursor(connection, header.origin)
+        if mine.covers(header.since) and frame.after <= position:
             return
         missing = ", ".join(
             f"{_named(connection, origin)} from {mine[origin] + 1} to {seq}"
@@ -711,16 +607,6 @@ class Replica:
         )
 
 
-_PRESENT = (
-    "SELECT o.id, o.ordinal FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
-)
-
-
-def _origin(connection: Connection) -> bytes:
-    origin: bytes = connection.value(_PRESENT)
-    return origin
-
-
 def _held(connection: Connection) -> int:
     count: int = connection.value("SELECT count(*) FROM syncd_held")
     for table in schema.load_tables(connection).values():
@@ -728,18 +614,10 @@ def _held(connection: Connection) -> int:
     return count
 
 
-def _cursor(connection: Connection, sender: bytes) -> int:
-    position: int | None = connection.value(
-        "SELECT c.position FROM syncd_cursor AS c JOIN syncd_origin AS o ON o.ordinal = c.sender"
-        " WHERE o.id = ?",
-        (sender,),
-    )
-    return position or 0
-
-
 def _says_nothing_new(connection: Connection, header: Header, frame: Frame) -> bool:
     """Recognise the answer of a peer that has no news, to leave the file alone."""
-    if frame.sections or _cursor(connection, header.origin) < frame.position:
+    position, is_end = peers.cursor(connection, header.origin)
+    if frame.sections or position < frame.position or not is_end:
         return False
     claim = frame.claim or {}
     told = peers.told(connection, header.origin)

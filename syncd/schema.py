@@ -119,7 +119,7 @@ CREATE TABLE syncd_peer (
 CREATE TABLE syncd_cursor (            -- the position up to which a sender's entries are merged
     sender INTEGER PRIMARY KEY,
     position INTEGER NOT NULL,
-    complete INTEGER NOT NULL          -- whether it was ever merged up to its end
+    complete INTEGER NOT NULL          -- whether that was the end
 );
 CREATE TABLE syncd_told (              -- the vector a host last said it has
     sender INTEGER NOT NULL, origin INTEGER NOT NULL, seq INTEGER NOT NULL,

@@ -67,7 +67,7 @@ class Watch:
     def _follow_nudges(self) -> None:
         for origin in self._nudges.take():
             for name, wake in self._wake.items():
-                if self._replica.peer_origin(name) == origin:
+                if self._replica.peers.origin(name) == origin:
                     wake()
 
     def _spread(self) -> None:
@@ -100,7 +100,7 @@ class Nudger:
         name = self._client.peer.name
         try:
             claim = self._replica.claim()
-            if self._replica.told(name).covers(claim):
+            if self._replica.peers.told(name).covers(claim):
                 return True
             self._client.nudge(
                 wire.Nudge(self._replica.config.node, self._replica.origin(), dict(claim))

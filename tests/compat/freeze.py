@@ -184,7 +184,9 @@ def facts(replica: Replica) -> dict[str, Any]:
             for p in status.peers
         ],
         "forks": {origin.hex(): seq for origin, seq in replica.forks().items()},
-        "contacts": sorted([one.name, one.origin, one.heard_ms] for one in replica.contacts()),
+        "contacts": sorted(
+            [one.name, one.origin, one.heard_ms] for one in replica.peers.contacts()
+        ),
         "waiting": waiting(replica),
         "lost": sorted(
             [c.table, c.key, c.column, json_value(c.lost_value), c.lost_node, c.won_node]
@@ -229,10 +231,12 @@ def _live(a: Host, b: Host, c: Host) -> None:
     _withdraw(a, b)
     _be_ahead(c)
     ((header, _), *_) = pull(a, c)
-    a.replica.record_success("b", pull(a, b)[-1][0], attempt_ms=a.clock(), offset_ms=-12)
-    a.replica.record_success("c", header, attempt_ms=a.clock(), offset_ms=34)
+    a.replica.peers.record_success("b", pull(a, b)[-1][0], attempt_ms=a.clock(), offset_ms=-12)
+    a.replica.peers.record_success("c", header, attempt_ms=a.clock(), offset_ms=34)
     a.clock.ms += 1_000
-    a.replica.record_failure("c", attempt_ms=a.clock(), error="no answer", code="peer_unreachable")
+    a.replica.peers.record_failure(
+        "c", attempt_ms=a.clock(), error="no answer", code="peer_unreachable"
+    )
     pull(b, a)
 
 

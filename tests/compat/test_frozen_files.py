@@ -76,8 +76,8 @@ def pull(receiver: Replica, sender: Replica) -> None:
     """Bring a receiver everything a sender has."""
     server = sender.origin()
     for _ in range(FRAMES_MAX):
-        since, after = receiver.vector(), receiver.cursor(server)
-        header, frame = sender.changes_since(since, after, receiver.progress(server))
+        since, after = receiver.vector(), receiver.peers.cursor(server)
+        header, frame = sender.changes_since(since, after, receiver.peers.progress(server))
         receiver.merge(header, frame)
         if frame.claim is not None:
             return

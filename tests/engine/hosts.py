@@ -224,10 +224,10 @@ def small_frames(entries_max: int | None) -> Iterator[None]:
 def ask(receiver: Host, sender: Host, *, frame_entries: int | None = None) -> Delivery:
     """Return the next frame of what a receiver lacks of a sender."""
     vector, server = receiver.replica.vector(), sender.replica.origin()
-    sender.replica.hear(receiver.replica.origin(), receiver.node, vector)
+    sender.replica.peers.hear(receiver.replica.origin(), receiver.node, vector)
     with small_frames(frame_entries):
         return sender.replica.changes_since(
-            vector, receiver.replica.cursor(server), receiver.replica.progress(server)
+            vector, receiver.replica.peers.cursor(server), receiver.replica.peers.progress(server)
         )
 
 

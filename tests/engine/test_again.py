@@ -65,7 +65,7 @@ def test_what_is_known_by_another_road_is_no_gap(make_hosts: MakeHosts) -> None:
     counts = [b.replica.merge_packed(header, one) for one in packed]
     assert [(one.older, one.applied) for one in counts] == [(1, 0), (1, 0), (0, 1), (0, 1)]
     assert a.devices() == b.devices()
-    assert b.replica.cursor(a.identity) == bundle.decompress(packed[-1]).position
+    assert b.replica.peers.cursor(a.identity) == bundle.decompress(packed[-1]).position
 
 
 def test_a_claim_that_is_news_is_taken_over(make_hosts: MakeHosts) -> None:

@@ -159,7 +159,7 @@ class TestWhatIsForgotten:
         pull(a, c)
         pull(a, b)
         assert a.replica.compact().deaths == 0
-        assert a.replica.forget("b") == 1
+        assert a.replica.peers.forget("b") == 1
         assert a.replica.compact().deaths == 1
 
     def test_column_writes_that_hang_on_a_dead_row_go_with_it(self, make_hosts: MakeHosts) -> None:
@@ -545,14 +545,14 @@ class TestSnapshots:
         insert(a, "more")
         with caplog.at_level(logging.INFO, logger="syncd"):
             pull(x, a, frame_entries=1, frames_max=1)
-            (there,), (here,) = a.replica.contacts(), x.replica.contacts()
+            (there,), (here,) = a.replica.peers.contacts(), x.replica.peers.contacts()
             assert (there.name, there.needs_snapshot, there.in_snapshot) == ("x", True, False)
             assert (here.name, here.needs_snapshot, here.in_snapshot) == ("a", False, True)
             pull(x, a)
             ask(x, a)
         assert "a has forgotten deletions that this host lacks" in caplog.text
         assert "the snapshot of a is complete: 1 rows were deleted meanwhile" in caplog.text
-        (there,), (here,) = a.replica.contacts(), x.replica.contacts()
+        (there,), (here,) = a.replica.peers.contacts(), x.replica.peers.contacts()
         assert not any((there.needs_snapshot, there.lacks, here.in_snapshot))
 
     def test_what_was_written_to_a_row_that_was_deleted_meanwhile_is_logged(

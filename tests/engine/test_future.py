@@ -10,6 +10,7 @@ import pytest
 
 from engine.conftest import MakeHosts
 from engine.hosts import DEVICES, DEVICES_KEY, Host, Key, ask, pull, settle
+from syncd import disclaim
 from syncd.clock import hlc_of_ms
 from syncd.errors import NotReleasable, NotRepairable
 
@@ -399,7 +400,7 @@ class TestClockRepair:
         d.clock.ms -= YEAR_MS
         with pytest.raises(NotRepairable):
             d.replica.repair_clock()
-        d.replica.forget("a")
+        d.replica.peers.forget("a")
         d.replica.repair_clock()
         note(d, "of d", "device 0")
         settle(a, d)
@@ -481,13 +482,40 @@ class TestClockRepair:
         pull(a, b, frame_entries=1, frames_max=2)
         for host in (a, b):
             host.clock.ms -= YEAR_MS
-        with pytest.raises(NotRepairable, match=r"have not come yet.*: 3 of b$"):
+        with pytest.raises(NotRepairable, match="not all has come yet of b;"):
             a.replica.repair_clock()
         pull(a, b)
         assert a.replica.repair_clock() == 2
         settle(a, b, c)
         pass_time(2 * YEAR_MS, a, b, c)
         assert_same(a, b, c)
+
+    def test_a_frame_that_comes_once_more_begins_no_pull(self, make_hosts: MakeHosts) -> None:
+        """The pull has ended before, and nothing stands in the way of a repair."""
+        a, b = make_hosts("a", "b")
+        a.clock.ms += YEAR_MS
+        insert(a, "d")
+        insert(b, "e")
+        insert(b, "f")
+        first, *_ = pull(a, b, frame_entries=1)
+        a.replica.merge(*first)
+        a.clock.ms -= YEAR_MS
+        assert a.replica.repair_clock() == 1
+
+    def test_what_is_read_anew_is_read_to_its_end_first(self, make_hosts: MakeHosts) -> None:
+        """As after a column was dropped, when the vector goes back."""
+        a, b = make_hosts("a", "b")
+        a.clock.ms += YEAR_MS
+        insert(a, "d")
+        insert(b, "e")
+        pull(a, b)
+        a.clock.ms -= YEAR_MS
+        with a.replica.writing() as connection:
+            disclaim.read_again(connection)
+        with pytest.raises(NotRepairable):
+            a.replica.repair_clock()
+        pull(a, b)
+        assert a.replica.repair_clock() == 1
 
 
 class TestWrongClocksTogether:

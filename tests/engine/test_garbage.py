@@ -295,7 +295,7 @@ def _pull_within_bound(receiver: Host, sender: Host) -> None:
     after = -1
     while True:
         header, frame = sender.replica.changes_since(
-            receiver.replica.vector(), receiver.replica.cursor(sender.replica.origin())
+            receiver.replica.vector(), receiver.replica.peers.cursor(sender.replica.origin())
         )
         assert frame.position > after
         after = frame.position

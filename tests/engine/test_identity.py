@@ -81,7 +81,9 @@ def pull_on(receiver: Replica, sender: Replica) -> None:
         rumours = receiver.rumours_of(server)
         told = [mark for mark in (receiver.mark_of(server), *rumours) if mark]
         sender.learn(receiver.forks())
-        header, frame = sender.changes_since(receiver.vector(), receiver.cursor(server), told=told)
+        header, frame = sender.changes_since(
+            receiver.vector(), receiver.peers.cursor(server), told=told
+        )
         receiver.merge(header, frame)
         receiver.hear_mark(header, rumours)
         if frame.claim is not None:

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from engine.hosts import Clock, Host
-from syncd.config import Peer
-from syncd.replica import Replica
 
 UNIQUE = (
     "CREATE TABLE people (name TEXT PRIMARY KEY NOT NULL, email TEXT UNIQUE, phone TEXT UNIQUE)"
@@ -32,7 +30,7 @@ def host(folder: Path, node: str, ddl: str, *tables: str) -> Host:
 def pull(receiver: Host, sender: Host) -> None:
     """Pull everything, and check that the receiver's file is sound."""
     while True:
-        after = receiver.replica.cursor(sender.replica.origin())
+        after = receiver.replica.peers.cursor(sender.replica.origin())
         header, frame = sender.replica.changes_since(receiver.replica.vector(), after)
         receiver.replica.merge(header, frame)
         if frame.claim is not None:
@@ -347,20 +345,6 @@ def test_an_orphan_is_held_where_it_was_written_too(tmp_path: Path) -> None:
     b.write("INSERT INTO parents VALUES ('p')")
     exchange(a, b)
     assert a.rows("SELECT * FROM children") == b.rows("SELECT * FROM children") == [("c", "p")]
-
-
-def test_a_host_that_was_pushed_everything_is_certain(tmp_path: Path) -> None:
-    """A host without rounds of its own is in step once a peer has pushed all it has."""
-    a, b = (host(tmp_path, node, UNIQUE, "people") for node in "ab")
-    config = b.replica.config.model_copy(
-        update={"peers": (Peer(name="a", url="http://127.0.0.1:1", push=False),)}
-    )
-    b.replica.close()
-    replica = Replica(config)
-    assert not replica.certain()
-    a.write("INSERT INTO people VALUES ('p', 'x', NULL)")
-    replica.merge(*a.replica.changes_since(replica.vector()))
-    assert replica.certain()
 
 
 def test_a_child_goes_with_a_parent_that_an_update_takes_away(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def check_at_rest(
     hold(len(vectors) == 1, "vectors", vectors)
     for receiver, sender in roads:
         one, other = machines[receiver].replica, machines[sender].replica
-        _, frame = other.changes_since(one.vector(), one.cursor(other.origin()))
+        _, frame = other.changes_since(one.vector(), one.peers.cursor(other.origin()))
         hold(not frame.sections, "news", f"h{sender} has more to tell h{receiver}")
 
 

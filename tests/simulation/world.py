@@ -393,7 +393,7 @@ class World:
     def _forget(self, step: steps.Forget) -> None:
         machine, other = self._machine(step.host), self._machine(step.other)
         if machine is not other:
-            machine.replica.forget(other.node)
+            machine.replica.peers.forget(other.node)
         self._check(machine)
 
     def _compact(self, step: steps.Compact) -> str:

@@ -45,7 +45,7 @@ def asking(here: Site, there: Site, **changed: Any) -> wire.PullRequest:
         node="a",
         vector=dict(here.replica.vector()),
         server=server,
-        after=here.replica.cursor(server),
+        after=here.replica.peers.cursor(server),
         origin=here.replica.origin(),
         mark=here.replica.mark_of(server),
         brief=True,

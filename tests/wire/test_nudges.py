@@ -183,4 +183,4 @@ def test_a_peer_that_has_everything_is_not_nudged(pair: tuple[Site, Site]) -> No
         stopping.set()
         thread.join()
         assert server.count(wire.NUDGE) == 0
-    assert b.replica.told("a") == Vector(a.replica.claim())
+    assert b.replica.peers.told("a") == Vector(a.replica.claim())

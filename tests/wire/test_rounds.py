@@ -294,13 +294,13 @@ def test_an_outcome_is_remembered_until_the_next(meet: Meet) -> None:
 
 
 def test_a_round_with_a_peer_that_has_nothing_yet_is_a_success(meet: Meet) -> None:
-    """Two hosts without a single row are in step, are shown to be, and may speak for all."""
+    """Two hosts without a single row are in step, and are shown to be."""
     (here, _), (_, server) = meet("a", peers=[_placeholder()]), meet("b")
-    assert not here.replica.certain()
+    assert here.replica.peers.in_step_ms() is None
     assert here.round(peer_at(server)).ok
     (peer,) = here.replica.status().peers
     assert (peer.success_ms, peer.error) == (here.clock(), None)
-    assert here.replica.certain()
+    assert here.replica.peers.in_step_ms() == here.clock()
 
 
 @pytest.mark.parametrize("offset_s", [90, -90])
