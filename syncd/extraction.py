@@ -97,7 +97,7 @@ class _News:
         self._connection = connection
         self._tables = tables
         self._position = position
-        self.top: int = connection.value("SELECT position FROM syncd_replica")
+        self.top = held.last_position(connection)
         known = {
             ordinal: since[origin]
             for ordinal, origin in connection.rows("SELECT ordinal, id FROM syncd_origin")

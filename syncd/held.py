@@ -30,9 +30,15 @@ CONSTRAINT = "constraint"
 ALIVE, DEAD = "alive", "dead"
 
 
+def last_position(connection: Connection) -> int:
+    """Return the position of the newest entry."""
+    position: int = connection.value("SELECT position FROM syncd_replica")
+    return position
+
+
 def take_positions(connection: Connection, count: int) -> int:
     """Reserve positions for new entries; return the one below the first."""
-    base: int = connection.value("SELECT position FROM syncd_replica")
+    base = last_position(connection)
     connection.run("UPDATE syncd_replica SET position = ?", (base + count,))
     return base
 

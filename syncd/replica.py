@@ -284,7 +284,9 @@ class Replica:
             # Of a fork's other history it may have nothing, whatever it has forgotten.
             has = forks.shared(connection, since)
             frame = extraction.frame_after(connection, after, has, snapshot=part)
-        hlc = self._note_sending(mine[header.origin], frame.position)
+            top = held.last_position(connection)
+        # What comes behind this frame is of the same moment: one note for all of a pull.
+        hlc = self._note_sending(mine[header.origin], top)
         says_nothing = not frame.sections and since.covers(frame.claim or {})
         others = mine.keys() - {header.origin}
         marks = {} if says_nothing else self._identity.marks.to_pass_on(others)

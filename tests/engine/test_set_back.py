@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from engine.hosts import DAY_MS
+from engine.hosts import DAY_MS, small_frames
 from engine.test_identity import LOST, add, create, names, open_replica, pull, put_back, write
 from syncd import bundle
 from syncd.identity import Identity, sidecar_of
@@ -66,6 +67,15 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host, Host]]:
     yield made
     for host in made:
         host.replica.close()
+
+
+def marks_of(host: Host) -> int:
+    """Return how often a host has noted what it was about to say."""
+    connection = sqlite3.connect(sidecar_of(host.path))
+    ((count,),) = connection.execute("SELECT count(*) FROM said")
+    connection.close()
+    assert isinstance(count, int)
+    return count
 
 
 def exported(host: Host) -> bytes:
@@ -202,6 +212,32 @@ def test_a_clock_that_was_ahead_hides_nothing(hosts: tuple[Host, Host, Host]) ->
         a.add(name)
         pull(c.replica, a.replica)
     meet(a, b, c)
+    assert a.names == b.names == c.names == {"early"} | LOST | NEW
+
+
+def test_a_pull_is_noted_once_and_a_copy_amid_it_shares_it(
+    hosts: tuple[Host, Host, Host],
+) -> None:
+    """All of it was there when its first frame was noted. What comes later is noted again."""
+    a, b, c = hosts
+    a.add("early", *sorted(LOST))
+    noted = []
+    with small_frames(1):
+        for frames in range(3):
+            _, frame = a.replica.changes_since(b.replica.vector(), frames)
+            assert (frame.claim is None) == (frames < 2)
+            noted.append(marks_of(a))
+            if frames == 0:
+                a.back_up()
+    assert len(set(noted)) == 1
+    pull(b.replica, a.replica)
+    a.set_back()
+    pull(b.replica, a.replica)
+    assert a.replica.forks() == {}
+    a.add(*sorted(NEW))
+    meet(a, b, c)
+    assert marks_of(a) > noted[0]
+    assert a.replica.forks() == {}
     assert a.names == b.names == c.names == {"early"} | LOST | NEW
 
 
