@@ -132,8 +132,10 @@ def merge_frame(
     )
     connection.run(
         "INSERT INTO syncd_cursor VALUES (?, ?, ?) ON CONFLICT (sender) DO UPDATE SET"
-        " position = max(position, excluded.position),"
-        " complete = excluded.complete OR (complete AND excluded.position <= position)",
+        " position = max(position, excluded.position), complete = CASE"
+        " WHEN excluded.position > position THEN excluded.complete"
+        " WHEN excluded.position = position THEN complete OR excluded.complete"
+        " ELSE complete END",
         (sender, frame.position, frame.claim is not None),
     )
     peers.hear(connection, header.origin, header.node, Vector(header.vector), now_ms)

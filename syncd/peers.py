@@ -157,17 +157,21 @@ def cursor(connection: Connection, sender: bytes) -> tuple[int, bool]:
 
 
 def unfinished(connection: Connection) -> list[str]:
-    """Return the names of hosts whose changelogs were begun to be read and not read to the end.
+    """Return the names of hosts of which a pull or a snapshot has begun and not come to its end.
 
-    Those that were forgotten since are not among them.
+    What has been forgotten, and what was under way from a host that has another origin by now, will
+    not come to an end any more.
     """
     return [
         node
         for (node,) in connection.rows(
-            "SELECT DISTINCT o.node FROM syncd_cursor AS c"
-            " JOIN syncd_origin AS o ON o.ordinal = c.sender"
-            " WHERE NOT c.complete AND c.sender IN (SELECT sender FROM syncd_heard)"
-            " ORDER BY o.node"
+            "SELECT o.node FROM syncd_origin AS o"
+            " WHERE (o.ordinal IN (SELECT sender FROM syncd_cursor WHERE NOT complete)"
+            " OR o.ordinal IN (SELECT sender FROM syncd_snapshot))"
+            " AND o.ordinal = (SELECT max(n.ordinal) FROM syncd_heard AS h"
+            " JOIN syncd_origin AS n ON n.ordinal = h.sender WHERE n.node = o.node)"
+            " AND o.node <> (SELECT i.node FROM syncd_replica AS r"
+            " JOIN syncd_origin AS i ON i.ordinal = r.origin) ORDER BY o.node"
         )
     ]
 

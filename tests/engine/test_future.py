@@ -490,15 +490,66 @@ class TestClockRepair:
         pass_time(2 * YEAR_MS, a, b, c)
         assert_same(a, b, c)
 
-    def test_a_frame_that_comes_once_more_begins_no_pull(self, make_hosts: MakeHosts) -> None:
-        """The pull has ended before, and nothing stands in the way of a repair."""
+    def test_a_frame_that_comes_once_more_neither_begins_nor_ends_a_pull(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """One from the midst of a pull that has ended, and the last of one before another."""
         a, b = make_hosts("a", "b")
         a.clock.ms += YEAR_MS
         insert(a, "d")
         insert(b, "e")
         insert(b, "f")
-        first, *_ = pull(a, b, frame_entries=1)
+        first, last = pull(a, b, frame_entries=1)
         a.replica.merge(*first)
+        a.clock.ms -= YEAR_MS
+        assert a.replica.repair_clock() == 1
+        a.clock.ms += YEAR_MS
+        note(a, "of the future")
+        a.clock.ms -= YEAR_MS
+        insert(b, "g")
+        insert(b, "h")
+        pull(a, b, frame_entries=1, frames_max=1)
+        a.replica.merge(*last)
+        with pytest.raises(NotRepairable):
+            a.replica.repair_clock()
+
+    def test_a_snapshot_is_read_to_its_end_first(self, make_hosts: MakeHosts) -> None:
+        """It goes over positions that were read before."""
+        a, b, c = make_hosts("a", "b", "c")
+        insert(b, "e")
+        insert(b, "f")
+        settle(a, b, c)
+        b.write("DELETE FROM devices WHERE device_id = 'e'")
+        pull(c, b)
+        pull(b, c)
+        pass_time(91 * DAY_MS, b, c)
+        pull(b, c)
+        b.replica.compact()
+        a.clock.ms = b.clock.ms + YEAR_MS
+        insert(a, "d")
+        a.clock.ms -= YEAR_MS
+        pull(a, b, frame_entries=1, frames_max=1)
+        assert a.replica.peers.progress(b.replica.origin())
+        with pytest.raises(NotRepairable):
+            a.replica.repair_clock()
+        pull(a, b)
+        assert a.replica.repair_clock() == 1
+
+    def test_a_host_that_has_another_origin_by_now_need_not_end_what_it_began(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """B is set back to a backup while A pulls from it."""
+        a, b = make_hosts("a", "b")
+        insert(b, "e")
+        insert(b, "f")
+        b.replica.fold()
+        backup = b.content()
+        pull(a, b, frame_entries=1, frames_max=1)
+        b.overwrite(backup)
+        settle(a, b)
+        assert b.replica.status().renewed_ms is not None
+        a.clock.ms += YEAR_MS
+        insert(a, "d")
         a.clock.ms -= YEAR_MS
         assert a.replica.repair_clock() == 1
 

@@ -7,12 +7,12 @@ changes that it must have (`shown`), columns that stay on it have what its own w
 
 At rest: all hosts show the same (`converged`), remember exactly the changes that own a register,
 deaths included (`remembered`), hold back exactly the rows that may not show (`held`), have equal
-vectors and nothing more to tell (`vectors`, `news`). At rest and past the retention no value was
-lost in silence (`conflicts`). Past the retention: deaths are forgotten, and nothing else
-(`forgotten`). Elsewhere: no bundle tells of a change that was never made (`invented`), no write is
-older than what its host had merged (`clock`), no round fails without a reason (`round`), a
-comparison finds what differs and nothing else (`verdict`), and a repair leaves no difference
-(`repair`).
+vectors and nothing more to tell (`vectors`, `news`), and await the end of no pull (`ended`). At
+rest and past the retention no value was lost in silence (`conflicts`). Past the retention: deaths
+are forgotten, and nothing else (`forgotten`). Elsewhere: no bundle tells of a change that was never
+made (`invented`), no write is older than what its host had merged (`clock`), no round fails without
+a reason (`round`), a comparison finds what differs and nothing else (`verdict`), and a repair
+leaves no difference (`repair`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from engine.simulation import cell_of
 from simulation import images, shapes
 from simulation.ledger import Ledger, Loss
 from simulation.machine import Machine
-from syncd import verify
+from syncd import peers, verify
 from syncd.held import DISPLACED
 from syncd.vector import Vector
 from syncd.verify import Verdict
@@ -82,6 +82,9 @@ def check_at_rest(
         one, other = machines[receiver].replica, machines[sender].replica
         _, frame = other.changes_since(one.vector(), one.peers.cursor(other.origin()))
         hold(not frame.sections, "news", f"h{sender} has more to tell h{receiver}")
+        with one.snapshot() as connection:
+            unfinished = peers.unfinished(connection)
+        hold(machines[sender].node not in unfinished, "ended", f"h{receiver} awaits {unfinished}")
 
 
 def check_losses(
