@@ -13,13 +13,22 @@ import contextlib
 from collections.abc import Collection, Iterator
 
 from syncd import usertriggers
-from syncd.database import Connection, quoted
+from syncd.database import Connection, literal, quoted
 from syncd.introspection import Definition, Term, Unique
 from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table
 
 SUSPECT = 0
 """The mask of a journal entry that only says: this row may have been displaced by a REPLACE."""
 
+_EVENTS = (
+    "insert",
+    "delete",
+    "rekey",
+    "update",
+    "renumber",
+    "displace_insert",
+    "displace_update",
+)
 # The one wall clock with milliseconds that every SQLite since 3.0 has.
 _WALL = "julianday('now')"
 
@@ -64,8 +73,8 @@ def triggers(table: Table, definition: Definition) -> dict[str, str]:
         moved = " OR ".join(_moves(table, definition, unique) for unique in uniques)
         bodies["displace_update"] = ("BEFORE UPDATE", moved, displaced)
     return {
-        f"syncd_{event}_{table.name}": (
-            f"CREATE TRIGGER {quoted(f'syncd_{event}_{table.name}')} {when} ON {table.sql}"
+        _name(event, table): (
+            f"CREATE TRIGGER {quoted(_name(event, table))} {when} ON {table.sql}"
             + (f" WHEN {condition}" if condition else "")
             + f" BEGIN {body} END"
         )
@@ -121,13 +130,22 @@ def suspended(connection: Connection, tables: Collection[Table]) -> Iterator[Non
 
 
 def _present(connection: Connection, table: Table) -> dict[str, str]:
+    """Return a table's triggers, also where they went with a table that was renamed out of its way.
+
+    What such a table is written would be taken for writes to this one.
+    """
+    names = ", ".join(literal(_name(event, table)) for event in _EVENTS)
     return dict(
         connection.rows(
-            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?"
-            " AND name GLOB 'syncd_*' ORDER BY rowid",
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND (name IN"
+            f" ({names}) OR (tbl_name = ? AND name GLOB 'syncd_*')) ORDER BY rowid",
             (table.name,),
         )
     )
+
+
+def _name(event: str, table: Table) -> str:
+    return f"syncd_{event}_{table.name}"
 
 
 def _append(table: Table, row: str, mask: int | str) -> str:

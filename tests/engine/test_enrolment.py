@@ -10,6 +10,7 @@ import pytest
 
 from engine.conftest import MakeHosts
 from engine.hosts import DEVICES, DEVICES_KEY, START_MS, Host, Key, changes_in, pull, settle
+from syncd import comparison
 from syncd.clock import ms_of_hlc
 from syncd.enrolment import Enrolled
 from syncd.errors import NotEnrolled, SchemaChanged, SchemaError
@@ -521,6 +522,34 @@ class TestMigrations:
         a.enrol()
         settle(a, b)
         assert a.devices() == b.devices() == {"e": ("new", None)}
+
+    @pytest.mark.parametrize("how", ["init", "verify --repair"])
+    def test_triggers_that_went_with_the_former_table_come_back(
+        self, make_hosts: MakeHosts, how: str
+    ) -> None:
+        """A migration keeps the former table under another name, and empties it later."""
+        a, b = make_hosts("a", "b")
+        for device in "def":
+            insert(a, device)
+        settle(a, b)
+        a.writer.executescript(
+            "BEGIN; ALTER TABLE devices RENAME TO devices_of_old;"
+            f"{DEVICES}; INSERT INTO devices SELECT * FROM devices_of_old; COMMIT"
+        )
+        a.write("DELETE FROM devices_of_old WHERE device_id = 'd'")
+        a.write("DELETE FROM devices WHERE device_id = 'e'")
+        insert(a, "g")
+        settle(a, b)
+        if how == "init":
+            a.enrol()
+        else:
+            comparison.mend(a.replica, comparison.findings(a.replica))
+        assert comparison.findings(a.replica) == []
+        a.write("DELETE FROM devices_of_old")
+        a.write("UPDATE devices SET status = 'blocked'")
+        settle(a, b)
+        assert a.devices() == b.devices()
+        assert b.devices() == {device: ("blocked", None) for device in "dfg"}
 
     def test_a_dropped_column_is_not_lost_to_hosts_behind(self, make_hosts: MakeHosts) -> None:
         """B drops a column of which it had A's values; C, who hears B first, still gets them."""
