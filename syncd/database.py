@@ -381,13 +381,18 @@ class Database:
             self._connection().execute("PRAGMA journal_mode = WAL").fetchone()
 
     def copy(self) -> Database:
-        """Return a private copy as of now, for this thread, that vanishes when it is closed."""
+        """Return a private copy as of now, for this thread, that vanishes when it is closed.
+
+        What is to be done to the file before anything else is done to the copy alone.
+        """
         twin = Database(self.path)
         with _translated(self.path):
             raw = _configured(sqlite3.connect("", isolation_level=None))
             if self.path.exists():
-                self._connection().backup(raw)
+                self._opened().backup(raw)
         twin._local.raw, twin._local.pid = raw, os.getpid()
+        if self._prepare is not None:
+            self._prepare(twin)
         return twin
 
     def close(self) -> None:
@@ -412,13 +417,17 @@ class Database:
                 raise
 
     def _connection(self) -> sqlite3.Connection:
+        raw = self._opened()
+        prepare, self._prepare = self._prepare, None
+        if prepare is not None:
+            prepare(self)
+        return raw
+
+    def _opened(self) -> sqlite3.Connection:
         raw: sqlite3.Connection | None = getattr(self._local, "raw", None)
         if raw is None or self._local.pid != os.getpid():
             raw = self._open()
             self._local.raw, self._local.pid = raw, os.getpid()
-            prepare, self._prepare = self._prepare, None
-            if prepare is not None:
-                prepare(self)
         return raw
 
     def _open(self) -> sqlite3.Connection:

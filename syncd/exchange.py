@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -93,17 +94,18 @@ def sync_now(replica: Replica, peer: str | None = None, *, dry: bool = False) ->
     dry: only find out what each would bring, on a copy, and send nothing.
     Raises `ConfigError` for a name that is not configured; a round's own failure is an outcome.
     """
-    replica.news()  # raises if there is nothing to sync yet
+    with _at_work(replica, dry=dry) as this:
+        this.news()  # raises if there is nothing to sync yet
     outcomes = []
     for one in configured(replica.config, peer):
         client = client_of(replica, one)
-        with contextlib.closing(client):
-            if dry:
-                with replica.rehearsal() as copy:
-                    outcomes.append(run_round(copy, client, dry=True))
-            else:
-                outcomes.append(run_round(replica, client))
+        with contextlib.closing(client), _at_work(replica, dry=dry) as this:
+            outcomes.append(run_round(this, client, dry=dry))
     return outcomes
+
+
+def _at_work(replica: Replica, *, dry: bool) -> AbstractContextManager[Replica]:
+    return replica.rehearsal() if dry else contextlib.nullcontext(replica)
 
 
 def catch_up(replica: Replica, within_s: float) -> bool:

@@ -16,7 +16,7 @@ from commands.cli_host import CliHost
 
 from compat import freeze
 from compat.freeze import BUNDLE, CONFIG, EXPECTED, LATER, SCHEMA
-from syncd import bundlefile, comparison
+from syncd import bundlefile, comparison, exchange
 from syncd.config import Config, TableConfig
 from syncd.replica import Replica
 from syncd.signing import keyring_of
@@ -72,6 +72,19 @@ def run_script(database: Path, script: Path) -> None:
         connection.executescript(script.read_text())
 
 
+def content(database: Path) -> list[str]:
+    """Return all that is in a database."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.text_factory = bytes
+        return [
+            repr(row)
+            for (table,) in connection.execute(
+                "SELECT name FROM sqlite_schema WHERE type = 'table'"
+            )
+            for row in connection.execute(f'SELECT * FROM "{table.decode()}"')
+        ]
+
+
 def pull(receiver: Replica, sender: Replica) -> None:
     """Bring a receiver everything a sender has."""
     server = sender.origin()
@@ -103,6 +116,15 @@ class TestDatabase:
     def test_it_says_what_it_remembers(self, old: Replica, expected: dict[str, Any]) -> None:
         """Vector, peers, held changes, lost values, forks and what waits for the fold."""
         assert freeze.facts(old) == {"forks": {}, **expected["facts"]}
+
+    def test_a_dry_run_leaves_the_file_as_it_was(self, old: Replica) -> None:
+        """A former version can still read it."""
+        before = content(old.config.database)
+        with contextlib.closing(Replica(old.config.model_copy(update={"peers": ()}))) as alone:
+            assert exchange.sync_now(alone, dry=True) == []
+        with old.rehearsal() as twin:
+            assert twin.status().journal
+        assert content(old.config.database) == before
 
     def test_its_rows_stay(self, old: Replica, expected: dict[str, Any]) -> None:
         """Local ids and excluded columns too, once the journal is folded."""

@@ -549,7 +549,7 @@ class TestMigrations:
         a.write("UPDATE devices SET status = 'blocked'")
         settle(a, b)
         assert a.devices() == b.devices()
-        assert b.devices() == {device: ("blocked", None) for device in "dfg"}
+        assert b.devices() == dict.fromkeys("dfg", ("blocked", None))
 
     def test_a_dropped_column_is_not_lost_to_hosts_behind(self, make_hosts: MakeHosts) -> None:
         """B drops a column of which it had A's values; C, who hears B first, still gets them."""
