@@ -124,7 +124,12 @@ def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
     ):
         raise NotRestorable(
             f"{lost.table} does not show the row ({lost.key})",
-            hint="It was deleted or is held; insert it again, then restore the value.",
+            hint="It is held, or was deleted. "
+            + (
+                "A row like it would be another one: insert what is missing by hand."
+                if table.is_generated
+                else "If it was deleted, insert it again, then restore the value."
+            ),
         )
 
 

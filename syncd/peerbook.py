@@ -64,11 +64,14 @@ class PeerBook:
                 live_since_ms=self._wall_ms() - self._config.sync.retention,
             )
 
-    def forget(self, node: str) -> int:
-        """Forget all that a host of a name has said; return how many incarnations of it."""
+    def forget(self, name: str) -> int:
+        """Forget all that a host has said; return how many incarnations of it.
+
+        name: its node's name, or the name it has as a peer.
+        """
         with self._database.write() as connection:
             schema.require_enrolled(connection)
-            return peers.forget(connection, node)
+            return peers.forget(connection, name)
 
     def progress(self, sender: bytes) -> Progress | None:
         """Return how far a snapshot of a sender has been read, if one has begun."""

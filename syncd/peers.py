@@ -249,15 +249,22 @@ def contacts(
     return found
 
 
-def forget(connection: Connection, node: str) -> int:
-    """Forget all that hosts of a name have said; return how many incarnations that were."""
-    identities = "SELECT ordinal FROM syncd_origin WHERE node = ?"
-    for name in ("syncd_told", "syncd_snapshot", "syncd_came"):
-        connection.run(f"DELETE FROM {name} WHERE sender IN ({identities})", (node,))
-    connection.run(
-        f"DELETE FROM syncd_peer WHERE name = ? OR origin IN ({identities})", (node, node)
+def forget(connection: Connection, name: str) -> int:
+    """Forget all that hosts of a name have said; return how many incarnations that were.
+
+    name: what they call themselves, or what a configured peer is called here.
+    """
+    identities = (
+        "SELECT n.ordinal FROM syncd_origin AS n WHERE n.node = ?1 OR n.node ="
+        " (SELECT o.node FROM syncd_peer AS p JOIN syncd_origin AS o ON o.ordinal = p.origin"
+        " WHERE p.name = ?1)"
     )
-    return connection.run(f"DELETE FROM syncd_heard WHERE sender IN ({identities})", (node,))
+    for table in ("syncd_told", "syncd_snapshot", "syncd_came"):
+        connection.run(f"DELETE FROM {table} WHERE sender IN ({identities})", (name,))
+    count = connection.run(f"DELETE FROM syncd_heard WHERE sender IN ({identities})", (name,))
+    # At last, as it says who is meant.
+    connection.run(f"DELETE FROM syncd_peer WHERE name = ?1 OR origin IN ({identities})", (name,))
+    return count
 
 
 def state(connection: Connection, mine: Vector, forgotten: Vector, name: str) -> PeerState:

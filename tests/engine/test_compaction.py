@@ -141,9 +141,10 @@ class TestWhatIsForgotten:
         ask(b, a)
         assert a.replica.compact().deaths == 1
 
-    def test_a_dead_peer_pins_nothing_for_ever(self, make_hosts: MakeHosts) -> None:
-        """Hazard 5: B is gone for good; once it has been silent for the retention it counts no
-        more, and at once if it is forgotten."""
+    @pytest.mark.parametrize("name", ["b", "office"])
+    def test_a_dead_peer_pins_nothing_for_ever(self, make_hosts: MakeHosts, name: str) -> None:
+        """Hazard 5: B, a peer that is called office here, is gone for good; once it has been silent
+        for the retention it counts no more, and at once if it is forgotten."""
         a, b, c = make_hosts("a", "b", "c")
         insert(a, "d", "e")
         settle(a, b, c)
@@ -159,7 +160,9 @@ class TestWhatIsForgotten:
         pull(a, c)
         pull(a, b)
         assert a.replica.compact().deaths == 0
-        assert a.replica.peers.forget("b") == 1
+        a.replica.peers.recognise("office", b.identity)
+        assert a.replica.peers.forget(name) == 1
+        assert a.replica.peers.origin("office") is None
         assert a.replica.compact().deaths == 1
 
     def test_column_writes_that_hang_on_a_dead_row_go_with_it(self, make_hosts: MakeHosts) -> None:
