@@ -84,12 +84,20 @@ class Knowledge:
         # change of which another register has come stays as it is.
         ahead = self.waiting & claimed
         came = {change.stamp for change in model.surviving(told)}
-        self.merged -= {
+        gone = {
             change
             for change in self.merged - deaths
             if change.stamp.seq <= claim[change.stamp.origin]
             and change.stamp not in came
             and _is_superseded(change, ahead)
+        }
+        # What it had superseded itself does not come back.
+        last = {(c.table, c.key, c.register): c.stamp for c in gone & model.surviving(self.merged)}
+        self.merged -= gone | {
+            change
+            for change in self.merged - deaths
+            if (stamp := last.get((change.table, change.key, change.register)))
+            and change.stamp < stamp
         }
 
     def release(self, until_ms: int) -> None:

@@ -7,7 +7,7 @@ tells of ever made, and was a value that lost known to the write that it lost to
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from engine.model import ALIVE, DEAD, EXISTENCE, Cell, Change, Key, Stamp
 
@@ -104,22 +104,41 @@ class Ledger:
                 accounted.add(lost)
             elif lost in candidates:
                 silent.append(lost)
-        return silent
+        return [lost for lost in silent if not self._is_equal_to_one(lost, accounted)]
+
+    def _is_equal_to_one(self, lost: Change, accounted: Collection[Change]) -> bool:
+        """Say whether a value lost to an equal one that has been written anew under a lesser stamp.
+
+        Whoever repairs a clock does so, and what came of it is accounted for.
+        """
+        return any(
+            (won.register, won.value) == (lost.register, lost.value)
+            and any(former.stamp > lost.stamp for former in self._formerly(won))
+            for won in accounted
+        )
 
     def _is_logged(self, lost: Change, losses: Collection[Loss]) -> bool:
-        stamp: Stamp | None = lost.stamp
-        while stamp and (*_parts(stamp), lost.table, lost.register) not in losses:
-            stamp = self._lifted.get(stamp)
-        return stamp is not None
+        return any(
+            (*_parts(one.stamp), one.table, one.register) in losses for one in self._formerly(lost)
+        )
 
     def _knew(self, won: Change, lost: Change) -> bool:
-        """Say whether a write knew of another, under the stamp that this has now or had before."""
+        """Say whether a write knew of another, under the stamps they have now or had before."""
         if won.stamp.origin == lost.stamp.origin:
             return True
-        stamp: Stamp | None = lost.stamp
-        while stamp and dataclasses.replace(lost, stamp=stamp) not in self._known[won]:
+        formerly = list(self._formerly(lost))
+        return any(
+            one in self._known.get(writing, ())
+            for writing in self._formerly(won)
+            for one in formerly
+        )
+
+    def _formerly(self, change: Change) -> Iterator[Change]:
+        """Yield a change under the stamp that it has and those that it had before."""
+        stamp: Stamp | None = change.stamp
+        while stamp:
+            yield dataclasses.replace(change, stamp=stamp)
             stamp = self._lifted.get(stamp)
-        return stamp is not None
 
 
 def _beyond(lost: Change, writes: Iterable[Change]) -> list[Change]:
