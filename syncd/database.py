@@ -383,7 +383,7 @@ class Database:
     def copy(self) -> Database:
         """Return a private copy as of now, for this thread, that vanishes when it is closed.
 
-        What is to be done to the file before anything else is done to the copy alone.
+        `prepare` is applied to the copy alone, if it was not to the file yet.
         """
         twin = Database(self.path)
         with _translated(self.path):

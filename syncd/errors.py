@@ -27,7 +27,7 @@ our own bugs, never for input.
     │   └── PeerMisbehaved     its answer makes no sense
     ├── NotRestorable          a lost value has no place to go back to
     ├── NotReleasable          what is held cannot be merged by saying so
-    ├── NotRepairable          a clock cannot be repaired while changes have not come
+    ├── NotRepairable          a clock cannot be repaired while a pull has not come to its end
     └── DaemonRunning          another daemon already serves this database file
 """
 

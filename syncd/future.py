@@ -42,7 +42,7 @@ def repair(connection: Connection, *, now_ms: int, drift_ms: int) -> int:
         raise NotRepairable(
             f"not all has come yet of {', '.join(unfinished)};"
             " what is missing may be from the future, too",
-            hint="Run: syncd sync. If that host is lost for good: syncd peers forget NAME",
+            hint="Run: syncd sync. If no more will come of that host: syncd peers forget NAME",
         )
     mine = changelog.vector(connection)
     chosen = [Withdrawal(origin, 1, seq, limit) for origin, seq in mine.items()]

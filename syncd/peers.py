@@ -252,19 +252,19 @@ def contacts(
 def forget(connection: Connection, name: str) -> int:
     """Forget all that hosts of a name have said; return how many incarnations that were.
 
-    name: what they call themselves, or what a configured peer is called here.
+    name: what they call themselves or, where none does, what a configured peer is called here.
     """
-    identities = (
-        "SELECT n.ordinal FROM syncd_origin AS n WHERE n.node = ?1 OR n.node ="
-        " (SELECT o.node FROM syncd_peer AS p JOIN syncd_origin AS o ON o.ordinal = p.origin"
-        " WHERE p.name = ?1)"
+    node = connection.value(
+        "SELECT node FROM (SELECT 1 AS place, node FROM syncd_origin WHERE node = ?1"
+        " UNION ALL SELECT 2, o.node FROM syncd_peer AS p JOIN syncd_origin AS o"
+        " ON o.ordinal = p.origin WHERE p.name = ?1) WHERE node <> '' ORDER BY place LIMIT 1",
+        (name,),
     )
+    identities = "SELECT ordinal FROM syncd_origin WHERE node = ?"
     for table in ("syncd_told", "syncd_snapshot", "syncd_came"):
-        connection.run(f"DELETE FROM {table} WHERE sender IN ({identities})", (name,))
-    count = connection.run(f"DELETE FROM syncd_heard WHERE sender IN ({identities})", (name,))
-    # At last, as it says who is meant.
-    connection.run(f"DELETE FROM syncd_peer WHERE name = ?1 OR origin IN ({identities})", (name,))
-    return count
+        connection.run(f"DELETE FROM {table} WHERE sender IN ({identities})", (node,))
+    connection.run(f"DELETE FROM syncd_peer WHERE origin IN ({identities})", (node,))
+    return connection.run(f"DELETE FROM syncd_heard WHERE sender IN ({identities})", (node,))
 
 
 def state(connection: Connection, mine: Vector, forgotten: Vector, name: str) -> PeerState:

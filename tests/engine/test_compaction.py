@@ -161,8 +161,10 @@ class TestWhatIsForgotten:
         pull(a, b)
         assert a.replica.compact().deaths == 0
         a.replica.peers.recognise("office", b.identity)
+        a.replica.peers.recognise("b", c.identity)
         assert a.replica.peers.forget(name) == 1
         assert a.replica.peers.origin("office") is None
+        assert a.replica.peers.origin("b") == c.identity
         assert a.replica.compact().deaths == 1
 
     def test_column_writes_that_hang_on_a_dead_row_go_with_it(self, make_hosts: MakeHosts) -> None:

@@ -104,16 +104,23 @@ class Ledger:
                 accounted.add(lost)
             elif lost in candidates:
                 silent.append(lost)
-        return [lost for lost in silent if not self._is_equal_to_one(lost, accounted)]
+        return [lost for lost in silent if not self._lost_to_equal(lost, writes, accounted)]
 
-    def _is_equal_to_one(self, lost: Change, accounted: Collection[Change]) -> bool:
+    def _lost_to_equal(
+        self, lost: Change, writes: Iterable[Change], accounted: Iterable[Change]
+    ) -> bool:
         """Say whether a value lost to an equal one that has been written anew under a lesser stamp.
 
-        Whoever repairs a clock does so, and what came of it is accounted for.
+        Whoever repairs a clock does so, and what came of it is accounted for. It must have been the
+        next to write there.
         """
+        others = [won.stamp for won in _beyond(lost, writes) if won.value != lost.value]
         return any(
             (won.register, won.value) == (lost.register, lost.value)
-            and any(former.stamp > lost.stamp for former in self._formerly(won))
+            and any(
+                former.stamp > lost.stamp and all(former.stamp < other for other in others)
+                for former in self._formerly(won)
+            )
             for won in accounted
         )
 
