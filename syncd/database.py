@@ -420,7 +420,11 @@ class Database:
         raw = self._opened()
         prepare, self._prepare = self._prepare, None
         if prepare is not None:
-            prepare(self)
+            try:
+                prepare(self)
+            except BaseException:
+                self._prepare = prepare  # whoever comes next tries again
+                raise
         return raw
 
     def _opened(self) -> sqlite3.Connection:

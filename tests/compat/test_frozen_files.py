@@ -18,6 +18,8 @@ from compat import freeze
 from compat.freeze import BUNDLE, CONFIG, EXPECTED, LATER, SCHEMA
 from syncd import bundlefile, comparison, exchange
 from syncd.config import Config, TableConfig
+from syncd.database import Database
+from syncd.errors import DatabaseBusy
 from syncd.replica import Replica
 from syncd.signing import keyring_of
 
@@ -108,6 +110,24 @@ def same(one: Replica, other: Replica) -> bool:
 def test_a_set_is_frozen_for_the_present_formats() -> None:
     """A format that gets a new number gets a new folder."""
     assert freeze.folder_of_this_version() in FROZEN
+
+
+def test_an_upgrade_that_failed_is_tried_again(tmp_path: Path) -> None:
+    """Another program held the lock; the same process does it once it can, and not again."""
+    tried: list[int] = []
+
+    def upgrade(_: Database) -> None:
+        tried.append(len(tried))
+        if tried == [0]:
+            raise DatabaseBusy
+
+    with contextlib.closing(Database(tmp_path / "old.db", create=True, prepare=upgrade)) as old:
+        with pytest.raises(DatabaseBusy), old.read():
+            pass
+        for _ in range(2):
+            with old.read():
+                pass
+    assert tried == [0, 1]
 
 
 class TestDatabase:
