@@ -165,13 +165,23 @@ def unfinished(connection: Connection) -> list[str]:
     return [
         node
         for (node,) in connection.rows(
-            "SELECT o.node FROM syncd_origin AS o"
-            " WHERE (o.ordinal IN (SELECT sender FROM syncd_cursor WHERE NOT complete)"
-            " OR o.ordinal IN (SELECT sender FROM syncd_snapshot))"
-            " AND o.ordinal = (SELECT max(n.ordinal) FROM syncd_heard AS h"
-            " JOIN syncd_origin AS n ON n.ordinal = h.sender WHERE n.node = o.node)"
-            " AND o.node <> (SELECT i.node FROM syncd_replica AS r"
-            " JOIN syncd_origin AS i ON i.ordinal = r.origin) ORDER BY o.node"
+            # Of a host that is no peer the last origin that was heard of is the present one.
+            """
+            WITH peer(ordinal, node) AS
+                (SELECT o.ordinal, o.node FROM syncd_peer AS p
+                 JOIN syncd_origin AS o ON o.ordinal = p.origin),
+            present(ordinal) AS
+                (SELECT ordinal FROM peer UNION
+                 SELECT max(o.ordinal) FROM syncd_heard AS h
+                 JOIN syncd_origin AS o ON o.ordinal = h.sender
+                 WHERE o.node NOT IN (SELECT node FROM peer) GROUP BY o.node)
+            SELECT DISTINCT o.node FROM present AS n JOIN syncd_origin AS o USING (ordinal)
+            WHERE o.ordinal IN (SELECT sender FROM syncd_cursor WHERE NOT complete UNION
+                                SELECT sender FROM syncd_snapshot)
+                AND o.node <> (SELECT i.node FROM syncd_replica AS r
+                               JOIN syncd_origin AS i ON i.ordinal = r.origin)
+            ORDER BY o.node
+            """
         )
     ]
 

@@ -13,6 +13,7 @@ from engine.hosts import DEVICES, DEVICES_KEY, Host, Key, ask, pull, settle
 from syncd import disclaim
 from syncd.clock import hlc_of_ms
 from syncd.errors import NotReleasable, NotRepairable
+from syncd.identity import sidecar_of
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -535,18 +536,30 @@ class TestClockRepair:
         pull(a, b)
         assert a.replica.repair_clock() == 1
 
+    @pytest.mark.parametrize("heard", ["at last", "of before"])
     def test_a_host_that_has_another_origin_by_now_need_not_end_what_it_began(
-        self, make_hosts: MakeHosts
+        self, make_hosts: MakeHosts, heard: str
     ) -> None:
-        """B is set back to a backup while A pulls from it."""
-        a, b = make_hosts("a", "b")
+        """B is set back to a backup while A pulls from it. That it has another origin A may have
+        heard from C before."""
+        a, b, c = make_hosts("a", "b", "c")
         insert(b, "e")
         insert(b, "f")
         b.replica.fold()
+        under_way = ask(a, b, frame_entries=1)
         backup = b.content()
-        pull(a, b, frame_entries=1, frames_max=1)
         b.overwrite(backup)
-        settle(a, b)
+        b.replica.close()
+        sidecar_of(b.path).unlink()
+        b.replica = b.replica_of(DEVICES_KEY)
+        if heard == "of before":
+            insert(b, "g")
+            pull(c, b)
+            pull(a, c)
+        a.replica.merge(*under_way)
+        if heard == "of before":
+            a.replica.peers.recognise("office", b.identity)
+        settle(a, b, c)
         assert b.replica.status().renewed_ms is not None
         a.clock.ms += YEAR_MS
         insert(a, "d")
