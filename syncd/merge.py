@@ -145,6 +145,8 @@ def merge_frame(
         snapshot.drop(connection, sender)
     if frame.claim is not None:
         if is_snapshot:
+            # What is due by now loses its place where it can be logged, not among what is gone.
+            counts += release(connection, now_ms=now_ms, drift_ms=drift_ms)
             counts += Counts(applied=snapshot.finish(connection, sender, frame, now_ms=now_ms))
         _claim(connection, Vector(frame.claim))
     return counts + release(connection, now_ms=now_ms, drift_ms=drift_ms)

@@ -259,6 +259,27 @@ class TestTwoReasonsToWait:
         assert b.rows("SELECT device_id, extra FROM devices") == [("d", "seen")]
 
 
+def test_what_was_held_and_lost_by_the_time_of_a_snapshot_is_logged(make_hosts: MakeHosts) -> None:
+    """B holds A's row until its time has come, and writes the same row before it looks again. A
+    takes B to have known of it, and has forgotten deletions that B lacks."""
+    a, b = make_hosts("a", "b")
+    a.clock.ms += DAY_MS
+    insert(a, "gone")
+    insert(a, "d", "of a")
+    pull(b, a)
+    assert b.devices() == {}
+    a.write("DELETE FROM devices WHERE device_id = 'gone'")
+    a.replica.fold()
+    for host in (a, b):
+        host.clock.ms += 91 * DAY_MS
+    assert a.replica.compact().deaths == 1
+    insert(b, "d", "of b")
+    pull(a, b)
+    pull(b, a)
+    assert a.devices() == b.devices() == {"d": ("new", "of b")}
+    assert [*a.conflicts(), *b.conflicts()] == [("devices", "note", "of a", "of b")]
+
+
 class TestClockRepair:
     """`syncd clock repair` on a host whose clock ran ahead and is right again."""
 
