@@ -143,13 +143,13 @@ def merge_frame(
         snapshot.note(connection, sender, frame, sections)
     else:
         snapshot.drop(connection, sender)
+    # Before a snapshot ends: what is due and loses is logged, what is gone with the end is not.
+    counts += release(connection, now_ms=now_ms, drift_ms=drift_ms)
     if frame.claim is not None:
         if is_snapshot:
-            # What is due by now loses its place where it can be logged, not among what is gone.
-            counts += release(connection, now_ms=now_ms, drift_ms=drift_ms)
             counts += Counts(applied=snapshot.finish(connection, sender, frame, now_ms=now_ms))
         _claim(connection, Vector(frame.claim))
-    return counts + release(connection, now_ms=now_ms, drift_ms=drift_ms)
+    return counts
 
 
 def merge_rows(connection: Connection, frame: Frame, *, now_ms: int, drift_ms: int) -> Counts:
@@ -192,7 +192,7 @@ def merge_sections(
     )
     counts = Counts()
     by_table = _by_table(sections)
-    before = held.take_positions(connection, 0)
+    before = held.last_position(connection)
     affected = settle.affected(connection, tables, by_table)
     hiding = {table.name: Hiding(connection, table) for table in affected}
     with capture.suspended(connection, affected):
