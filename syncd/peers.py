@@ -264,12 +264,10 @@ def forget(connection: Connection, name: str) -> int:
 
     name: what they call themselves or, where none does, what a configured peer is called here.
     """
-    node = connection.value(
-        "SELECT node FROM (SELECT 1 AS place, node FROM syncd_origin WHERE node = ?1"
-        " UNION ALL SELECT 2, o.node FROM syncd_peer AS p JOIN syncd_origin AS o"
-        " ON o.ordinal = p.origin WHERE p.name = ?1) WHERE node <> '' ORDER BY place LIMIT 1",
-        (name,),
-    )
+    is_node = connection.value("SELECT EXISTS (SELECT 1 FROM syncd_origin WHERE node = ?)", (name,))
+    node = name if is_node else node_of(connection, origin(connection, name) or b"")
+    if not node:
+        return 0
     identities = "SELECT ordinal FROM syncd_origin WHERE node = ?"
     for table in ("syncd_told", "syncd_snapshot", "syncd_came"):
         connection.run(f"DELETE FROM {table} WHERE sender IN ({identities})", (node,))
