@@ -72,6 +72,7 @@ def triggers(table: Table, definition: Definition) -> dict[str, str]:
         bodies["displace_insert"] = ("BEFORE INSERT", None, displaced)
         moved = " OR ".join(_moves(table, definition, unique) for unique in uniques)
         bodies["displace_update"] = ("BEFORE UPDATE", moved, displaced)
+    assert bodies.keys() <= set(_EVENTS), "a trigger that would not be found again"
     return {
         _name(event, table): (
             f"CREATE TRIGGER {quoted(_name(event, table))} {when} ON {table.sql}"
