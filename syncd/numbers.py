@@ -110,11 +110,22 @@ def take_births(connection: Connection, table: Table, entries: str) -> None:
 
 
 def note(connection: Connection, table: Table, keys: str) -> None:
-    """Remember the numbers that rows have in the user's table. keys: a query of sync keys."""
+    """Remember the numbers that rows have in the user's table. keys: a query of sync keys.
+
+    Where another row has the number that one of them had, it may be written only behind these: its
+    key is then still to come.
+    """
+    own, cells = _number(table), ", ".join(table.key_cells)
+    having = f"FROM ({keys}) AS k CROSS JOIN {table.sql} AS t ON {table.on_user('t', 'k')}"
+    is_had = f"EXISTS (SELECT 1 FROM {table.sql} AS o WHERE o.{own} = n.row)"
     connection.run(
-        f"INSERT OR REPLACE INTO {table.numbers} (row, {', '.join(table.key_cells)})"
-        f" SELECT t.{_number(table)}, {table.cells('k')} FROM ({keys}) AS k"
-        f" CROSS JOIN {table.sql} AS t ON {table.on_user('t', 'k')}"
+        f"UPDATE {table.numbers} SET {', '.join(f'{cell} = NULL' for cell in table.key_cells)}"
+        f" WHERE row IN (SELECT n.row {having} JOIN {table.numbers} AS n ON {table.on('n', 'k')}"
+        f" WHERE n.row <> t.{own} AND {is_had})"
+    )
+    connection.run(
+        f"INSERT OR REPLACE INTO {table.numbers} (row, {cells})"
+        f" SELECT t.{own}, {table.cells('k')} {having}"
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.conftest import MakeHosts
 from engine.hosts import Clock, Host, Key, pull, scratch, settle
-from syncd import comparison
+from syncd import changelog, comparison
 from syncd.errors import NotRestorable, SchemaError
 
 LOGS = """
@@ -375,13 +375,26 @@ class TestReferences:
                 "ana",
             ),
             (["INSERT OR REPLACE INTO owners (id, name) VALUES (2, 'ana')"], "ana"),
+            (
+                [
+                    "UPDATE owners SET name = 'carl' WHERE id = 2",
+                    "INSERT INTO owners (name) VALUES ('bob')",
+                ],
+                "carl",
+            ),
         ],
     )
+    @pytest.mark.parametrize("entries_at_once", [1, 2, 100])
     def test_children_belong_to_who_takes_the_number(
-        self, make_hosts: MakeHosts, statements: list[str], of_b: str
+        self,
+        make_hosts: MakeHosts,
+        monkeypatch: pytest.MonkeyPatch,
+        statements: list[str],
+        of_b: str,
+        entries_at_once: int,
     ) -> None:
-        """As they do for the writer, without foreign keys being enforced; a host that hears of them
-        for the first time is told the same as one that had them."""
+        """As they do for the writer, without foreign keys being enforced, wherever the journal is
+        cut; a host that hears of them for the first time is told the same as one that had them."""
         ddl = FAMILY.replace("boss INTEGER REFERENCES owners (id)", "boss")
         a, b, c = make_hosts("a", "b", "c", ddl=ddl, tables=FAMILY_KEYS)
         a.write("INSERT INTO owners (name) VALUES ('ana'), ('bob')")
@@ -392,6 +405,10 @@ class TestReferences:
             a.write(statement)
         a.writer.execute("COMMIT")
         assert cars(a) == [("B", of_b)]
+        fold = changelog.fold
+        monkeypatch.setattr(
+            changelog, "fold", lambda c, **options: fold(c, entries_at_once, **options)
+        )
         settle(a, b, c)
         assert cars(a) == cars(b) == cars(c) == [("B", of_b)]
         assert comparison.findings(a.replica) == []
