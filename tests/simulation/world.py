@@ -175,7 +175,7 @@ class World:
         machine = self._machine(step.host)
         message = self.network.mail[step.message % len(self.network.mail)]
         try:
-            machine.server.push(message[: len(message) * step.share // 1000])
+            _read(machine, message[: len(message) * step.share // 1000])
         except BundleError as error:
             self._check(machine)
             return error.code
@@ -192,9 +192,7 @@ class World:
         self.network.mail.append(content)
         self._check(sender)
         with contextlib.suppress(BundleError):
-            reader = Reader(io.BytesIO(content[: len(content) * step.share // 1000]))
-            for packed in reader.packed_frames():
-                receiver.replica.merge_packed(reader.header, packed)
+            _read(receiver, content[: len(content) * step.share // 1000])
         self._check(receiver)
 
     def _partition(self, step: steps.Partition) -> None:
@@ -545,3 +543,10 @@ class World:
         machine.reboot()
         self.story.append(f"{machine.number} died")
         self._check(machine)
+
+
+def _read(machine: Machine, content: bytes) -> None:
+    """Merge a bundle that its sender does not hear of, as a file."""
+    reader = Reader(io.BytesIO(content))
+    for packed in reader.packed_frames():
+        machine.replica.merge_packed(reader.header, packed)
