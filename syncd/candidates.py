@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from syncd import numbers, usertriggers
-from syncd.database import Connection, literal, quoted
+from syncd.database import Connection, literal, literals_of, quoted
 from syncd.introspection import Constraints, ForeignKey, Unique
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
 from syncd.shadow import hidden, hide, owned
@@ -180,12 +180,12 @@ class Candidates:
     def unsupported(self) -> list[str]:
         """Return the keys of hidden rows whose parent does not show, as SQL literals."""
         candidates = [
-            f"SELECT {self._literals('c.syncd_')} FROM temp.{self._candidate} AS c"
+            f"SELECT {self._table.literals('c.syncd_')} FROM temp.{self._candidate} AS c"
             f" WHERE NOT {reference.is_met('c')}"
             for reference in self._demands.foreign_keys
         ]
         numberless = [
-            f"SELECT {self._literals('h.')} FROM {self._table.shadow} AS h"
+            f"SELECT {self._table.literals('h.')} FROM {self._table.shadow} AS h"
             f" WHERE h.alive = 1 AND NOT {_is_numbered(column)}"
             for column in self._table.columns
             if column.parent is not None
@@ -200,9 +200,9 @@ class Candidates:
         it, with the origin's ordinal.
         """
         pairs = [
-            f"SELECT {self._literals('c.syncd_')} AS key, {literal(_names(unique))} AS col,"
-            f" r.wanted AS lost_value, {_unpacked('c', 'lost')}, {self._literals('r.')} AS won_key,"
-            f" r.had AS won_value, {_unpacked('r', 'won')}"
+            f"SELECT {self._table.literals('c.syncd_')} AS key, {literal(_names(unique))} AS col,"
+            f" r.wanted AS lost_value, {_unpacked('c', 'lost')},"
+            f" {self._table.literals('r.')} AS won_key, r.had AS won_value, {_unpacked('r', 'won')}"
             f" FROM ({self._rivals(unique, _values(unique))}) AS r"
             f" JOIN temp.{self._candidate} AS c ON c.syncd_id = r.id"
             " WHERE r.syncd_stamp > c.syncd_stamp"
@@ -232,7 +232,7 @@ class Candidates:
             moved += self._insert()
         if table.is_generated:
             # No number may be kept for a row that does not show after all.
-            numbers.forget(connection, table, f"SELECT {self._cells} FROM {table.shadow}")
+            numbers.free(connection, table, f"SELECT {self._cells} FROM {table.shadow}")
         connection.run(f"DROP TABLE temp.{self._rival}")
         self.drop()
         return moved
@@ -286,9 +286,6 @@ class Candidates:
             f" FROM (SELECT *, {owned(table, 'g')} AS owned FROM {table.shadow} AS g"
             f" WHERE g.alive = 1) AS h WHERE {' AND '.join([self._is_waiting(), *whole])}"
         )
-
-    def _literals(self, prefix: str) -> str:
-        return " || ', ' || ".join(f"quote({prefix}{cell})" for cell in self._table.key_cells)
 
     def _is_waiting(self) -> str:
         """Return the condition that row `h` of the shadow is alive and no CHECK refused it."""
@@ -458,7 +455,7 @@ def _values(unique: Unique) -> str:
 def _listed(values: Sequence[str]) -> str:
     if len(values) == 1:
         return values[0]
-    return " || ', ' || ".join(f"quote({value})" for value in values)
+    return literals_of(values)
 
 
 def _unpacked(row: str, side: str) -> str:

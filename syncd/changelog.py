@@ -143,13 +143,21 @@ def _fold_table(
             f" FROM ({entries}) WHERE {filled} ORDER BY {cells}, seq"
         )
         if table.is_generated:
+            if table.is_parent:
+                taken = numbers.given(table, entries)
+                children.follow(connection, table, taken, None, _slice_ms(connection))
             numbers.take_births(connection, table, entries)
         elif table.numbered and is_readable:
             written = f"SELECT {cells} FROM temp.syncd_staged"
-            children.follow(connection, table, written, _slice_ms(connection))
+            if table.is_parent:
+                taken, changed = numbers.taken(table, written), numbers.changed(table, written)
+                children.follow(connection, table, taken, changed, _slice_ms(connection))
             numbers.note(connection, table, written)
         if is_readable:
             _settle_suspects(connection, table)
+        if table.is_generated:
+            died = f"SELECT {cells} FROM temp.syncd_staged WHERE mask & {DEAD_BIT}"
+            numbers.free(connection, table, died)
         connection.run("DELETE FROM temp.syncd_staged WHERE mask = 0")
         _keep_last_writes(connection, table)
         with resolved(connection, table):

@@ -15,25 +15,28 @@ from syncd.schema import Column, Table, load_tables
 from syncd.shadow import hide
 
 
-def follow(connection: Connection, table: Table, keys: str, now_ms: int) -> None:
+def follow(
+    connection: Connection, table: Table, taken: str, changed: str | None, now_ms: int
+) -> None:
     """Follow what was written to a table in its children.
 
-    keys: a query of the rows written, of which `numbers.note` has not been told yet. now_ms: what
-    the wall clock read then.
+    taken: a query of the numbers that have come to mean another row. changed: one of the rows that
+    have another number, as of `numbers.changed`; None if there can be none. Both are asked before
+    `numbers` is told. now_ms: what the wall clock read when it was written.
     """
     referring = [
         (child, column)
         for child in load_tables(connection).values()
         for column in child.columns
-        if column.parent == table.name
+        if column.parent is not None and column.parent.name == table.name
     ]
-    if not referring:
-        return
-    with connection.temporary("syncd_taken", numbers.taken(table, keys)) as taken:
-        for child, column in referring if taken else ():
+    with connection.temporary("syncd_taken", taken) as count:
+        for child, column in referring if count else ():
             _write_anew(connection, child, column, now_ms)
-    with connection.temporary("syncd_renumbered", numbers.changed(table, keys)) as renumbered:
-        for child, column in referring if renumbered else ():
+    if changed is None:
+        return
+    with connection.temporary("syncd_renumbered", changed) as count:
+        for child, column in referring if count else ():
             _take_along(connection, child, column)
             _look_again(connection, child, column)
 
@@ -45,10 +48,10 @@ def expect_parents(connection: Connection, child: Table, among: str = "true") ->
     """
     tables = load_tables(connection)
     for column in child.columns:
-        if column.parent is not None and column.parent in tables:
+        if column.parent is not None and column.parent.name in tables:
             numbers.expect(
                 connection,
-                tables[column.parent],
+                tables[column.parent.name],
                 f"SELECT {quoted(column.name)} AS row FROM {child.sql} WHERE {among}",
             )
 
@@ -93,6 +96,6 @@ def _look_again(connection: Connection, child: Table, column: Column) -> None:
     connection.run(
         "UPDATE syncd_replica SET settled = min(settled, coalesce((SELECT min(e.position) - 1"
         f" FROM {child.shadow} AS h JOIN {child.changes} AS e ON {child.on('e', 'h')}"
-        f" WHERE h.alive = 1 AND h.{column.cell} IN (SELECT k0 FROM temp.syncd_renumbered)),"
+        f" WHERE h.alive = 1 AND h.{column.cell} IN (SELECT key FROM temp.syncd_renumbered)),"
         " settled))"
     )

@@ -113,10 +113,10 @@ def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
         (lost.id,),
     ):
         raise NotRestorable(
-            f"{column.parent} has no row {lost.lost_value!r} here any more",
+            f"{column.parent.name} has no row {lost.lost_value!r} here any more",
             hint="It was deleted; insert it again, then restore the value.",
         )
-    # The key was written by quote(), which makes literals of any value.
+    # The key was written as literals.
     if not connection.run(
         f"UPDATE {table.sql} SET {quoted(lost.column)} = {value}"
         f" WHERE {table.among(f'SELECT {names} FROM (VALUES ({lost.key}))')}",
@@ -179,7 +179,7 @@ def log_left(connection: Connection, table: Table, where: str, deaths: Forgotten
 
     where: a condition on the entry `e` that wrote it.
     """
-    key = " || ', ' || ".join(f"quote(e.{cell})" for cell in table.key_cells)
+    key = table.literals("e.")
     count = 0
     for column in table.columns:
         count += connection.run(
@@ -208,7 +208,7 @@ def log_held(connection: Connection, table: Table, lost: str, *, now_ms: int) ->
 
     lost: a query of the held changes `s`, with the deaths `e`, from its FROM on.
     """
-    key = " || ', ' || ".join(f"quote(e.{cell})" for cell in table.key_cells)
+    key = table.literals("e.")
     connection.run(
         f"""
         INSERT OR IGNORE INTO syncd_conflict (at_ms, ended_ms, reason, tbl, key, won_key, col,
@@ -231,7 +231,7 @@ def _log_column(
     now_ms: int,
 ) -> int:
     bit = column.bit
-    key = " || ', ' || ".join(f"quote(x.{cell})" for cell in table.key_cells)
+    key = table.literals("x.")
     # Without affinity 1 and 1.0 compare equal and are not.
     differs = "{0} IS NOT {1}" + (" OR typeof({0}) <> typeof({1})" * (column.affinity == "BLOB"))
     present = f"CASE WHEN {_shown(table)} THEN {column.travelling('t')} ELSE h.{column.cell} END"

@@ -475,6 +475,18 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def literals_of(values: Sequence[str]) -> str:
+    """Return the SQL that writes values, given as SQL, as a list of literals.
+
+    quote() alone ends a text at its first NUL.
+    """
+    return " || ', ' || ".join(
+        f"CASE WHEN typeof({value}) = 'text' AND instr({value}, char(0))"
+        f" THEN 'CAST(X''' || hex({value}) || ''' AS TEXT)' ELSE quote({value}) END"
+        for value in values
+    )
+
+
 def literal_of(value: object) -> str:
     """Write a value as SQL does."""
     match value:

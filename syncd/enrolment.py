@@ -22,6 +22,7 @@ from syncd.schema import (
     COLUMNS_MAX,
     GENERATED,
     Column,
+    Parent,
     Table,
     adrift,
     create_bookkeeping,
@@ -79,6 +80,7 @@ def enrol(
     definitions, problems = _definitions(connection, {**configs, **unlisted})
     bare = _bare_references(known, definitions)
     problems += _unchangeable(known, definitions, bare)
+    problems += _without_parent(known, definitions, gone)
     if problems:
         raise SchemaError(problems)
     if is_enrolled(connection):
@@ -90,10 +92,10 @@ def enrol(
         )
     else:
         create_bookkeeping(connection, origin, node)
-    for name in gone:
-        disclaim.all_of(connection, known[name], renew)
     enrolling = _Enrolling(connection, definitions, now_ms, renew)
     results = [enrolling.one(one, known.get(one.name)) for one in definitions]
+    for name in gone:
+        disclaim.all_of(connection, known[name], renew)
     # Only now, because backfilling wants a journal in which nothing waits.
     results = [_with_missed(connection, result, now_ms) for result in results]
     _expect_parents(connection, results)
@@ -185,7 +187,7 @@ def _bare_references(
     by_name = {definition.name: definition for definition in definitions}
     return {
         name: [
-            (column.name, parents[column.name])
+            (column.name, parents[column.name].name)
             for column in (known[name].columns if name in known else ())
             if column.name in parents and column.parent is None
         ]
@@ -198,8 +200,30 @@ def _said_of(column: str, parent: str) -> str:
     """Say what is wrong with a reference that was synced as a bare number, and the way out."""
     return (
         f"({column}) was synced as a bare number of {parent}, which means another row on each host;"
-        " to let it travel as the key, first let every host leave it out (columns: {exclude:"
-        f" [{column}]}}) or rename it (ALTER TABLE ... RENAME COLUMN), then syncd init, then back"
+        f" to let it travel as the key, first {_left_out(column)}, then syncd init, then back"
+    )
+
+
+def _without_parent(
+    known: Mapping[str, Table], definitions: Sequence[Definition], gone: Sequence[str]
+) -> list[str]:
+    """Say which columns have numbers of a table that is gone. gone: the names of such tables."""
+    return [
+        f"tables.{definition.name}: ({column.name}) has numbers of {column.parent.name}, which"
+        f" travel as its keys, and that table is gone; keep it, or {_left_out(column.name)}"
+        for definition in definitions
+        if definition.name in known
+        for column in known[definition.name].columns
+        if column.parent is not None
+        and column.parent.name in gone
+        and column.name in {name for name, _, _ in definition.columns}
+    ]
+
+
+def _left_out(column: str) -> str:
+    return (
+        f"let every host leave it out (columns: {{exclude: [{column}]}}) or rename it"
+        " (ALTER TABLE ... RENAME COLUMN)"
     )
 
 
@@ -207,15 +231,19 @@ def _expect_parents(connection: Connection, results: Sequence[Enrolled]) -> None
     """Look through children for parents that are not here yet, unless the fold has seen to it."""
     seen = {result.table for result in results if result.state == "unchanged"}
     for table in load_tables(connection).values():
-        if not {table.name, *(c.parent for c in table.columns if c.parent)} <= seen:
+        parents = {column.parent for column in table.columns if column.parent is not None}
+        for parent in parents:
+            if parent.keys > 1:
+                connection.run(parent.index)
+        if not {table.name, *(parent.name for parent in parents)} <= seen:
             children.expect_parents(connection, table)
 
 
-def _parents(definition: Definition, definitions: Mapping[str, Definition]) -> dict[str, str]:
+def _parents(definition: Definition, definitions: Mapping[str, Definition]) -> dict[str, Parent]:
     """Return the parents that columns refer to by row number, which every host mints for itself."""
     excluded = {name for name, _, _ in definition.excluded}
     return {
-        column: reference.parent
+        column: Parent(reference.parent, len(definitions[reference.parent].key))
         for reference in definition.foreign_keys
         if reference.parent in definitions
         for column, to in zip(reference.columns, reference.parent_columns, strict=True)
@@ -226,14 +254,12 @@ def _parents(definition: Definition, definitions: Mapping[str, Definition]) -> d
 def _untranslatable(definition: Definition, definitions: Mapping[str, Definition]) -> list[str]:
     """Say which references by row number cannot travel as the parent's sync key."""
     key = {column.name for column in definition.key}
-    problems = []
-    for column, parent in _parents(definition, definitions).items():
-        refers = f"tables.{definition.name}: ({column}) refers to the row number of {parent}"
-        if len(definitions[parent].key) > 1:
-            problems.append(f"{refers}, which has no key of one column to travel in its place")
-        if column in key:
-            problems.append(f"{refers}, so it is another one on every host and cannot be a key")
-    return problems
+    return [
+        f"tables.{definition.name}: ({column}) refers to the row number of {parent.name}, so it is"
+        " another one on every host and cannot be a key"
+        for column, parent in _parents(definition, definitions).items()
+        if column in key
+    ]
 
 
 class _Enrolling:

@@ -186,7 +186,7 @@ def _present(connection: Connection, table: Table) -> dict[int, tuple[str, Any, 
     bits = {"": ALIVE_BIT | DEAD_BIT} | {column.name: column.bit for column in table.columns}
     values = {column.name: column.travelling("t") for column in table.columns}
     values[""] = f"CASE WHEN e.mask & {ALIVE_BIT} THEN '{ALIVE}' ELSE '{DEAD}' END"
-    key = " || ', ' || ".join(f"quote(e.{cell})" for cell in table.key_cells)
+    key = table.literals("e.")
     held = connection.rows(
         "SELECT DISTINCT col FROM syncd_held WHERE tbl = ? AND reason = ?", (table.name, FUTURE)
     )

@@ -19,6 +19,7 @@ from syncd.introspection import Definition
 from syncd.schema import (
     COLUMNS_MAX,
     Column,
+    Parent,
     Table,
     create_column,
     drop_column,
@@ -31,7 +32,7 @@ def follow(
     connection: Connection,
     known: Table,
     definition: Definition,
-    parents: Mapping[str, str],
+    parents: Mapping[str, Parent],
     *,
     numbered: bool,
     renew: Renew,
@@ -59,7 +60,7 @@ def placed(
     registers: Sequence[tuple[str, str, str]],
     known: Sequence[Column],
     first: int,
-    parents: Mapping[str, str] = MappingProxyType({}),
+    parents: Mapping[str, Parent] = MappingProxyType({}),
 ) -> tuple[Column, ...]:
     """Return columns, those known as they are, the others under free numbers from `first` on."""
     names = {name for name, _, _ in registers}

@@ -4,8 +4,8 @@ Integers that hosts mint for themselves never travel. Two kinds of table need to
 same: one with `key: generated`, whose rows have no other identity in the user's table, and one that
 others refer to by number. `syncd_numbers_T` maps a row number to the key of the row that has it,
 or last had it: a child that was left behind by its parent still says whose child it was. Of a
-generated table it knows the rows that show and no others, because a number that is free may be
-given to a new row.
+generated table it says which rows are gone from it, because a number that is free may be given to a
+new row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 
 from syncd.database import Connection, literal_of, quoted
 from syncd.introspection import Definition, is_referred_to_by_number
-from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table, create_numbers
+from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table, as_value, create_numbers
 
 DIGEST_BYTES = 16
 _PLENTY = 1 << 62
@@ -85,7 +85,7 @@ def identified(table: Table, entries: str, minted_under: bytes | None) -> str:
         f"SELECT *, max(CASE WHEN mask & {ALIVE_BIT} THEN {name} END)"
         f" OVER (PARTITION BY k0, life) AS birth FROM ({lives})"
     )
-    known = "j.life = 0 AND n.row IS NOT NULL"
+    known = "j.life = 0 AND n.k0 IS NOT NULL AND NOT n.gone"
     own = "SELECT o.id FROM syncd_replica AS r JOIN syncd_origin AS o ON o.ordinal = r.origin"
     origin = f"({own})" if minted_under is None else literal_of(minted_under)
     return (
@@ -97,15 +97,21 @@ def identified(table: Table, entries: str, minted_under: bytes | None) -> str:
 
 
 def take_births(connection: Connection, table: Table, entries: str) -> None:
-    """Remember the numbers of rows born in a query of `identified`; the dead are in the staging."""
+    """Remember the numbers of rows born in a query of `identified`."""
     connection.run(
         f"INSERT OR REPLACE INTO {table.numbers} (row, k0, k1)"
         f" SELECT row, k0, k1 FROM ({entries}) WHERE mask & {ALIVE_BIT} ORDER BY seq"
     )
-    forget(
-        connection,
-        table,
-        f"SELECT {', '.join(table.key_cells)} FROM temp.syncd_staged WHERE mask & {DEAD_BIT}",
+
+
+def given(table: Table, entries: str) -> str:
+    """Return the query of numbers, `row`, that are another row's by a birth than they were.
+
+    entries: a query of `identified`. To be asked before `take_births`.
+    """
+    return (
+        f"SELECT DISTINCT j.row FROM ({entries}) AS j JOIN {table.numbers} AS n ON n.row = j.row"
+        f" WHERE j.mask & {ALIVE_BIT} AND ({table.on('n', 'j')}) IS NOT true"
     )
 
 
@@ -138,7 +144,7 @@ def taken(table: Table, keys: str) -> str:
     return (
         f"SELECT t.{own} AS row FROM ({keys}) AS k JOIN {table.sql} AS t"
         f" ON {table.on_user('t', 'k')} JOIN {table.numbers} AS n ON n.row = t.{own}"
-        f" WHERE {table.on('n', 'k')} IS NOT true"
+        f" WHERE ({table.on('n', 'k')}) IS NOT true"
     )
 
 
@@ -156,12 +162,13 @@ def expect(connection: Connection, table: Table, numbers: str) -> None:
 def changed(table: Table, keys: str) -> str:
     """Return the query of rows that have another number than they had, where nobody else has that.
 
-    It has their key, `k0`, the number `former`, and `row` now. keys: a query of sync keys. To be
-    asked before `note`.
+    It has their key as it travels, `key`, the number `former`, and `row` now. keys: a query of sync
+    keys. To be asked before `note`.
     """
     own = _number(table)
     return (
-        f"SELECT n.k0, n.row AS former, t.{own} AS row FROM ({keys}) AS k"
+        f"SELECT {as_value('n.', len(table.key))} AS key, n.row AS former, t.{own} AS row"
+        f" FROM ({keys}) AS k"
         f" JOIN {table.numbers} AS n ON {table.on('n', 'k')}"
         f" JOIN {table.sql} AS t ON {table.on_user('t', 'k')} WHERE t.{own} <> n.row"
         f" AND NOT EXISTS (SELECT 1 FROM {table.sql} AS o WHERE o.{own} = n.row)"
@@ -180,7 +187,7 @@ def allot(connection: Connection, table: Table, rows: str) -> None:
     wanted = f"SELECT {table.cells('g')}, coalesce(g.row, {former}) AS row FROM ({rows}) AS g"
     taken = (
         f"EXISTS (SELECT 1 FROM {table.sql} AS t WHERE t.{own} = w.row) OR EXISTS"
-        f" (SELECT 1 FROM {table.numbers} AS n WHERE n.row = w.row AND {table.on('n', 'w')}"
+        f" (SELECT 1 FROM {table.numbers} AS n WHERE n.row = w.row AND ({table.on('n', 'w')})"
         " IS NOT true)"
     )
     connection.run(
@@ -193,9 +200,13 @@ def allot(connection: Connection, table: Table, rows: str) -> None:
     )
 
 
-def forget(connection: Connection, table: Table, keys: str) -> None:
-    """Free the numbers of rows that do not show any more. keys: a query of sync keys."""
-    connection.run(f"DELETE FROM {table.numbers} WHERE ({', '.join(table.key_cells)}) IN ({keys})")
+def free(connection: Connection, table: Table, keys: str) -> None:
+    """Free the numbers of generated rows that do not show any more. keys: a query of sync keys."""
+    among = f"({', '.join(table.key_cells)}) IN ({keys})"
+    if table.is_parent:
+        connection.run(f"UPDATE {table.numbers} SET gone = 1 WHERE {among} AND NOT gone")
+    else:
+        connection.run(f"DELETE FROM {table.numbers} WHERE {among}")
 
 
 def _number(table: Table) -> str:

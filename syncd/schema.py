@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from syncd.database import Connection, quoted
+from syncd.database import Connection, literals_of, quoted
 from syncd.errors import DatabaseError, NotEnrolled, SchemaChanged
 
-FORMAT = 4
+FORMAT = 5
 
 GENERATED = "generated"
 """What `key` says for a table whose identities syncd mints."""
@@ -162,18 +162,61 @@ SALT_BITS = 24
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column outside the key. number: its position in masks; preset: its DEFAULT's SQL.
+class Parent:
+    """An enrolled table that a column refers to by row number, which is each host's own.
 
-    parent: the enrolled table it refers to by row number, which is each host's own. Such a value
-    travels, and stands in the shadow, as the parent's sync key (see `numbers`).
+    Such a value travels, and stands in the shadow, as the parent's sync key (see `numbers`): that
+    of a key of one column as it is, that of another as SQL literals. keys: how many columns it has.
     """
+
+    name: str
+    keys: int
+
+    @property
+    def numbers(self) -> str:
+        """The table of its row numbers, quoted."""
+        return quoted(numbers_of(self.name))
+
+    @property
+    def index(self) -> str:
+        """Create what finds a row of that table by its key as it travels."""
+        return (
+            f"CREATE INDEX IF NOT EXISTS {quoted(f'syncd_child_{self.name}')}"
+            f" ON {self.numbers} ({as_value('', self.keys)})"
+        )
+
+    def travelling(self, here: str) -> str:
+        """Return the SQL of a row number as every host understands it."""
+        key = as_value("n.", self.keys)
+        return f"(SELECT {key} FROM {self.numbers} AS n WHERE n.row = {here})"
+
+    def local(self, travelling: str) -> str:
+        """Return the SQL of the row number that a key has on this host; NULL for an unknown one."""
+        key = as_value("n.", self.keys)
+        return f"(SELECT n.row FROM {self.numbers} AS n WHERE {key} = {travelling})"
+
+
+def as_value(prefix: str, keys: int) -> str:
+    """Return the SQL of a sync key as one value; NULL if a part of it is.
+
+    prefix: what stands before the key cells. keys: how many there are.
+    """
+    cells = [f"{prefix}k{i}" for i in range(keys)]
+    if keys == 1:
+        return cells[0]
+    filled = " AND ".join(f"{cell} IS NOT NULL" for cell in cells)
+    return f"CASE WHEN {filled} THEN {literals_of(cells)} END"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column outside the key. number: its position in masks; preset: its DEFAULT's SQL."""
 
     number: int
     name: str
     affinity: str
     preset: str
-    parent: str | None = None
+    parent: Parent | None = None
 
     @property
     def bit(self) -> int:
@@ -188,16 +231,11 @@ class Column:
     def travelling(self, alias: str) -> str:
         """Return the SQL of its value in the user's table as every host understands it."""
         here = f"{alias}.{quoted(self.name)}"
-        if self.parent is None:
-            return here
-        return f"(SELECT n.k0 FROM {quoted(numbers_of(self.parent))} AS n WHERE n.row = {here})"
+        return here if self.parent is None else self.parent.travelling(here)
 
     def local(self, travelling: str) -> str:
         """Return the SQL of a value as this host's table holds it; NULL for an unknown parent."""
-        if self.parent is None:
-            return travelling
-        numbers = quoted(numbers_of(self.parent))
-        return f"(SELECT n.row FROM {numbers} AS n WHERE n.k0 = {travelling})"
+        return travelling if self.parent is None else self.parent.local(travelling)
 
 
 def numbers_of(table: str) -> str:
@@ -212,6 +250,7 @@ class Table:
     columns: the synced ones outside the key. excluded: those that stay on this host, of which the
     shadow keeps the values all the same. rowid: the column that stands for the rowid and stays on
     this host. numbered: whether it is known which of its row numbers stands for which sync key.
+    is_parent: whether an enrolled table refers to its rows by number.
     """
 
     id: int
@@ -221,6 +260,7 @@ class Table:
     excluded: tuple[Column, ...] = ()
     rowid: str | None = None
     numbered: bool = False
+    is_parent: bool = False
 
     @property
     def is_generated(self) -> bool:
@@ -292,13 +332,15 @@ class Table:
     def identity_of(self, ours: str) -> tuple[str, ...]:
         """Return the SQL of what `identity` holds for the key in a row of one of our tables."""
         if self.is_generated:
-            return (f"(SELECT n.row FROM {self.numbers} AS n WHERE {self.on('n', ours)})",)
+            named = f"{self.on('n', ours)} AND NOT n.gone"
+            return (f"(SELECT n.row FROM {self.numbers} AS n WHERE {named})",)
         return tuple(f"{ours}.{cell}" for cell in self.key_cells)
 
     def user_key(self, alias: str) -> tuple[str, ...]:
         """Return the SQL of each part of a row's sync key, read from the user's table."""
         if self.is_generated:
-            numbered = f"FROM {self.numbers} AS n WHERE n.row = {alias}.{self.identity[0]}"
+            having = f"n.row = {alias}.{self.identity[0]} AND NOT n.gone"
+            numbered = f"FROM {self.numbers} AS n WHERE {having}"
             return tuple(f"(SELECT n.{cell} {numbered})" for cell in self.key_cells)
         return tuple(f"{alias}.{name}" for name in self.identity)
 
@@ -306,6 +348,10 @@ class Table:
         """List a row's sync key, read from the user's table, under the names of the key cells."""
         pairs = zip(self.user_key(alias), self.key_cells, strict=True)
         return ", ".join(f"{value} AS {cell}" for value, cell in pairs)
+
+    def literals(self, prefix: str) -> str:
+        """Return the SQL of a key as a list of literals. prefix: what stands before its cells."""
+        return literals_of([f"{prefix}{cell}" for cell in self.key_cells])
 
     def on(self, left: str, right: str) -> str:
         """Join two of syncd's tables by key."""
@@ -397,8 +443,9 @@ def drop_table(connection: Connection, table: Table) -> None:
 
 def create_numbers(connection: Connection, table: Table) -> None:
     """Make room for knowing which row number of a table stands for which sync key."""
+    gone = ", gone INTEGER NOT NULL DEFAULT 0" if table.is_generated else ""
     connection.run(
-        f"CREATE TABLE {table.numbers} (row INTEGER PRIMARY KEY, {table.key_ddl()},"
+        f"CREATE TABLE {table.numbers} (row INTEGER PRIMARY KEY, {table.key_ddl()}{gone},"
         f" UNIQUE ({', '.join(table.key_cells)}))"
     )
 
@@ -407,7 +454,14 @@ def create_column(connection: Connection, table: Table, column: Column) -> None:
     """Give a column its register, or its place in the shadow alone if it is excluded."""
     connection.run(
         "INSERT INTO syncd_column VALUES (?, ?, ?, ?, ?, ?)",
-        (table.id, column.number, column.name, column.affinity, column.preset, column.parent),
+        (
+            table.id,
+            column.number,
+            column.name,
+            column.affinity,
+            column.preset,
+            column.parent.name if column.parent is not None else None,
+        ),
     )
     connection.run(f"ALTER TABLE {table.shadow} ADD COLUMN {column.cell}")
     if column.number >= COLUMNS_MAX:
@@ -483,26 +537,35 @@ def readable(connection: Connection) -> dict[str, Table]:
 
 def remembered(connection: Connection) -> dict[str, Table]:
     """Return all tables that were enrolled, as they were then."""
+    enrolled = [
+        (id_, name, tuple(KeyColumn(*column) for column in json.loads(key)), rowid)
+        for id_, name, key, rowid in connection.rows(
+            "SELECT id, name, key, rowid FROM syncd_table ORDER BY id"
+        )
+    ]
+    parents = {name: Parent(name, len(key)) for _, name, key, _ in enrolled}
     columns: dict[int, list[Column]] = {}
-    for table_id, *column in connection.rows(
+    referred: set[str] = set()
+    for table_id, number, name, affinity, preset, parent in connection.rows(
         "SELECT table_id, number, name, affinity, preset, parent FROM syncd_column"
         " ORDER BY table_id, number"
     ):
-        columns.setdefault(table_id, []).append(Column(*column))
+        column = Column(number, name, affinity, preset, parents.get(parent))
+        columns.setdefault(table_id, []).append(column)
+        referred.add(parent)
     present = {
         name for (name,) in connection.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")
     }
     return {
         name: Table(
-            table_id,
+            id_,
             name,
-            tuple(KeyColumn(*column) for column in json.loads(key)),
-            tuple(c for c in columns.get(table_id, ()) if c.number < COLUMNS_MAX),
-            tuple(c for c in columns.get(table_id, ()) if c.number >= COLUMNS_MAX),
+            key,
+            tuple(c for c in columns.get(id_, ()) if c.number < COLUMNS_MAX),
+            tuple(c for c in columns.get(id_, ()) if c.number >= COLUMNS_MAX),
             rowid,
             rowid is not None and numbers_of(name) in present,
+            name in referred,
         )
-        for table_id, name, key, rowid in connection.rows(
-            "SELECT id, name, key, rowid FROM syncd_table ORDER BY id"
-        )
+        for id_, name, key, rowid in enrolled
     }

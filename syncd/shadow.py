@@ -84,5 +84,5 @@ def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True)
         if table.is_generated:
             # The number is free now, and may be given to a row that has nothing to do with this
             # one.
-            numbers.forget(connection, table, hiding)
+            numbers.free(connection, table, hiding)
         return count

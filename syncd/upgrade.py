@@ -6,10 +6,20 @@ peers, stays as it is; so does the user's data.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 from syncd import schema
 from syncd.database import Connection, Database
 
-_STEPS = {
+
+def _run(script: str, connection: Connection) -> None:
+    for statement in script.split(";\n"):
+        if statement.strip():
+            connection.run(statement)
+
+
+_SCRIPTS = {
     # The conflict log has rows that were displaced as well.
     2: """
 ALTER TABLE syncd_conflict ADD COLUMN ended_ms INTEGER;
@@ -31,7 +41,22 @@ CREATE UNIQUE INDEX syncd_conflict_lost
     ON syncd_conflict (lost_origin, lost_seq, lost_hlc, tbl, col, reason);
 """,
 }
-"""Scripts, by the format that each leads to the next from."""
+
+
+def _remember_the_gone(connection: Connection) -> None:
+    """A generated row that does not show may be referred to."""
+    for table in schema.remembered(connection).values():
+        if table.is_generated and table.numbered:
+            connection.run(
+                f"ALTER TABLE {table.numbers} ADD COLUMN gone INTEGER NOT NULL DEFAULT 0"
+            )
+
+
+_STEPS: dict[int, Callable[[Connection], None]] = {
+    **{former: functools.partial(_run, script) for former, script in _SCRIPTS.items()},
+    4: _remember_the_gone,
+}
+"""What leads to the next format, by the format that it starts from."""
 
 
 def to_present(database: Database) -> None:
@@ -41,9 +66,7 @@ def to_present(database: Database) -> None:
             return
     with database.write() as connection:
         while (found := _format(connection)) in _STEPS:
-            for statement in _STEPS[found].split(";\n"):
-                if statement.strip():
-                    connection.run(statement)
+            _STEPS[found](connection)
             connection.run("UPDATE syncd_replica SET format = ?", (found + 1,))
 
 

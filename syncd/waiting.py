@@ -111,7 +111,7 @@ def _gathered(connection: Connection, table: Table, demands: Constraints) -> Ite
 
 
 def _births(table: Table) -> str:
-    key = " || ', ' || ".join(f"quote(h.{cell})" for cell in table.key_cells)
+    key = table.literals("h.")
     return (
         f"SELECT {key}, o.node, e.hlc FROM {table.shadow} AS h"
         f" JOIN {table.changes} AS e ON {table.on('e', 'h')} AND e.mask & {ALIVE_BIT}"

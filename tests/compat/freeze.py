@@ -58,6 +58,12 @@ CREATE TABLE licence (
 );
 CREATE TABLE seat (host TEXT, number INTEGER, value, text TEXT, PRIMARY KEY (host, number));
 CREATE TABLE log (id INTEGER PRIMARY KEY AUTOINCREMENT, line TEXT NOT NULL);
+CREATE TABLE place (
+    id INTEGER PRIMARY KEY, town TEXT NOT NULL, number INTEGER NOT NULL, UNIQUE (town, number)
+);
+CREATE TABLE remark (
+    name TEXT PRIMARY KEY, line INTEGER REFERENCES log(id), place INTEGER REFERENCES place(id)
+);
 """
 CATCHING_UP = """\
 ALTER TABLE owner ADD COLUMN colour;
@@ -68,12 +74,16 @@ TABLES: dict[str, Key] = {
     "licence": {"key": ["serial"], "columns": {"exclude": ["cache"]}},
     "seat": None,
     "log": "generated",
+    "place": ["town", "number"],
+    "remark": None,
 }
 TRAVELS = (
     "SELECT name, label FROM owner ORDER BY 1",
     "SELECT l.serial, o.name, l.size FROM licence l LEFT JOIN owner o ON o.id = l.owner ORDER BY 1",
     "SELECT host, number, value, text FROM seat ORDER BY 1, 2",
     "SELECT line FROM log ORDER BY 1",
+    "SELECT r.name, l.line, p.town, p.number FROM remark r LEFT JOIN log l ON l.id = r.line"
+    " LEFT JOIN place p ON p.id = r.place ORDER BY 1",
 )
 STAYS = (
     "SELECT id, name FROM owner ORDER BY 1",
@@ -255,6 +265,9 @@ def _write_rows(a: Host, b: Host) -> None:
             host.write("INSERT INTO seat VALUES (?1, ?2, ?3, ?3)", host.node, number, value)
         host.write(f"INSERT INTO seat VALUES (?, 99, {RAW}, {RAW})", host.node)
         host.write("INSERT INTO log (line) VALUES (?), ('dies')", f"of {host.node}")
+        host.write("INSERT INTO log (line) VALUES (?)", f"remarked on by {host.node}")
+        host.write("INSERT INTO place (town, number) VALUES (?, 1)", f"{host.node}'s town")
+        host.write("INSERT INTO remark VALUES (?, 3, 1)", f"by {host.node}")
 
 
 def _forget(a: Host, b: Host) -> None:
@@ -278,6 +291,10 @@ def _disagree(a: Host, b: Host) -> None:
     b.write(
         "INSERT INTO licence (serial, owner) SELECT 'waits', id FROM owner WHERE name = 'leaves'"
     )
+    a.write("UPDATE remark SET line = NULL, place = 2 WHERE name = 'by b'")
+    b.write("UPDATE remark SET line = 1, place = 1 WHERE name = 'by b'")
+    a.write("DELETE FROM log WHERE line = 'of b'")
+    b.write("INSERT INTO remark (name, line) SELECT 'waits', id FROM log WHERE line = 'of b'")
     b.write("DELETE FROM seat WHERE host = 'a' AND number = 5")
     a.write("UPDATE seat SET text = 'too late' WHERE host = 'a' AND number = 5")
 
@@ -311,6 +328,7 @@ def _write_unfolded(a: Host) -> None:
     """Leave a journal: births, an update, a death, and a row that REPLACE displaces."""
     a.write("INSERT INTO seat VALUES ('new', 1, 'a', 'b')")
     a.write("INSERT INTO log (line) VALUES ('not folded')")
+    a.write("INSERT INTO remark SELECT 'not folded', max(id), 1 FROM log")
     a.write("UPDATE licence SET size = 7, cache = 'mine' WHERE serial = 'L1'")
     a.write("DELETE FROM seat WHERE host = 'b' AND number = 0")
     a.write("INSERT OR REPLACE INTO owner (name, label) VALUES ('displaces', 'g')")

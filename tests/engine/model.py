@@ -197,9 +197,27 @@ def surviving(changes: Iterable[Change]) -> set[Change]:
     return owning | set(died.values())
 
 
+def as_one(key: Key) -> Cell:
+    """Return a key as one value: that of a column that refers to a row by its number."""
+    return key[0] if len(key) == 1 else ("text", ", ".join(map(_literal, key)).encode())
+
+
+def _literal(value: Cell) -> str:
+    match value:
+        case "integer", int(number):
+            return str(number)
+        case "text", bytes(text) if 0 in text:
+            return f"CAST(X'{text.hex().upper()}' AS TEXT)"
+        case "text", bytes(text):
+            return "'" + text.decode().replace("'", "''") + "'"
+        case "blob", bytes(blob):
+            return f"X'{blob.hex().upper()}'"
+    raise TypeError(f"not a part of a key here: {value!r}")
+
+
 def _has_parent(row: dict[str, Cell], parents: Rows, names: tuple[str, ...]) -> bool:
     reference = tuple(row[name] for name in names)
-    return NULL in reference or reference in parents
+    return NULL in reference or any(reference in (key, (as_one(key),)) for key in parents)
 
 
 def _last(writes: list[Change], register: str) -> Cell | None:

@@ -156,6 +156,21 @@ def test_a_value_that_lost_to_a_death_comes_back_to_a_row_that_is_inserted_again
     assert a.devices() == b.devices() == {"d": ("new", "lost")}
 
 
+def test_a_key_with_a_nul_is_told_whole(make_hosts: MakeHosts) -> None:
+    """What comes behind it tells the row from another one."""
+    a, b = make_hosts("a", "b")
+    a.write("INSERT INTO devices (device_id, note) VALUES (?1 || 'c', 'c'), (?1 || 'd', 'd')", "\0")
+    settle(a, b)
+    a.write("UPDATE devices SET note = 'lost' WHERE note = 'd'")
+    b.clock.ms += 1_000
+    b.write("UPDATE devices SET note = 'won' WHERE note = 'd'")
+    settle(a, b)
+    (lost,) = a.replica.conflicts()
+    assert lost.key == "CAST(X'0064' AS TEXT)"
+    a.replica.restore(lost.id)
+    assert {note for _, note in a.devices().values()} == {"c", "lost"}
+
+
 def test_a_value_of_a_log_line_that_is_deleted_has_no_place_to_go_back_to(
     make_hosts: MakeHosts,
 ) -> None:

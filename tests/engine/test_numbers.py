@@ -697,13 +697,183 @@ class TestReferences:
         settle(a, b)
         assert cars(a) == cars(b) == [("A", "ana")]
 
-    def test_a_parent_of_several_key_columns_is_refused(self, make_hosts: MakeHosts) -> None:
-        """One value takes the number's place."""
-        ddl = """
-            CREATE TABLE p (id INTEGER PRIMARY KEY, a NOT NULL, b NOT NULL, UNIQUE (a, b));
-            CREATE TABLE c (k TEXT PRIMARY KEY, p INTEGER REFERENCES p (id));
-        """
-        tables: dict[str, Key] = {"p": ["a", "b"], "c": None}
-        (a,) = make_hosts("a", ddl=ddl, tables=tables, enrolled=False)
-        with pytest.raises(SchemaError, match="no key of one column"):
-            a.enrol()
+    def test_a_column_of_numbers_needs_their_table(self, make_hosts: MakeHosts) -> None:
+        """Without it nobody could say what they mean; left out, they stay as they are."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('ana')")
+        a.write("INSERT INTO cars VALUES ('A', 1, 'red')")
+        settle(a, b)
+        a.writer.executescript("""
+            CREATE TABLE kept (plate TEXT PRIMARY KEY, owner INTEGER, colour);
+            INSERT INTO kept SELECT * FROM cars;
+            DROP TABLE cars;
+            ALTER TABLE kept RENAME TO cars;
+            DROP TABLE owners;
+        """)
+        with pytest.raises(SchemaError, match=r"cars: \(owner\) has numbers of owners, .* gone"):
+            a.enrol({"cars": None})
+        a.enrol({"cars": {"columns": {"exclude": ["owner"]}}})
+        a.write("UPDATE cars SET colour = 'blue'")
+        settle(a, b)
+        assert a.rows("SELECT * FROM cars") == [("A", 1, "blue")]
+        assert b.rows("SELECT * FROM cars") == [("A", 1, "blue")]
+        assert cars(b) == [("A", "ana")]
+
+
+SITES = """
+    CREATE TABLE sites (
+        id INTEGER PRIMARY KEY, account TEXT NOT NULL, number NOT NULL, town,
+        UNIQUE (account, number)
+    );
+    CREATE TABLE posts (
+        id INTEGER PRIMARY KEY, said TEXT, reply_to INTEGER REFERENCES posts (id),
+        site INTEGER REFERENCES sites (id)
+    );
+    CREATE TABLE votes (
+        voter TEXT PRIMARY KEY, post INTEGER REFERENCES posts (id) ON DELETE CASCADE, worth INTEGER
+    );
+"""
+SITES_KEYS: dict[str, Key] = {
+    "sites": ["account", "number"],
+    "posts": "generated",
+    "votes": None,
+}
+
+
+def posts(host: Host) -> list[Any]:
+    """Return what was said, in reply to what, and of which site."""
+    return sorted(
+        host.rows(
+            "SELECT p.said, r.said, s.account, s.number FROM posts AS p"
+            " LEFT JOIN posts AS r ON r.id = p.reply_to LEFT JOIN sites AS s ON s.id = p.site"
+        ),
+        key=str,
+    )
+
+
+def votes(host: Host) -> list[Any]:
+    """Return who votes for what was said."""
+    return sorted(
+        host.rows("SELECT v.voter, p.said FROM votes AS v LEFT JOIN posts AS p ON p.id = v.post")
+    )
+
+
+class TestKeysOfSeveralParts:
+    """Foreign keys to the numbers of rows whose sync key is no single value."""
+
+    @pytest.fixture
+    def hosts(self, make_hosts: MakeHosts) -> tuple[Host, Host]:
+        """Return two hosts on which every number but the first ones means another row."""
+        a, b = make_hosts("a", "b", ddl=SITES, tables=SITES_KEYS)
+        a.write("INSERT INTO sites VALUES (7, 'ana''s', 1, 'x'), (8, 'ana''s', '1', 'y')")
+        a.write("INSERT INTO sites VALUES (11, ?1 || 'a', 0, 'x'), (12, ?1 || 'b', 0, 'y')", "\0")
+        b.write("INSERT INTO sites VALUES (8, 'bert', x'00', 'z')")
+        a.write("INSERT INTO posts VALUES (1, 'hello', NULL, 7), (2, 'well', 1, 8)")
+        b.write("INSERT INTO posts VALUES (1, 'oh', 1, 8), (2, 'no', NULL, NULL)")
+        a.write("INSERT INTO votes VALUES ('u', 1, 1), ('v', 2, 1)")
+        b.write("INSERT INTO votes VALUES ('w', 1, 1)")
+        settle(a, b)
+        return a, b
+
+    def test_numbers_mean_the_same_rows_everywhere(self, hosts: tuple[Host, Host]) -> None:
+        """Text and numbers that look alike are two keys, and so is what differs behind a NUL."""
+        for host in hosts:
+            assert posts(host) == [
+                ("hello", None, "ana's", 1),
+                ("no", None, None, None),
+                ("oh", "oh", "bert", b"\0"),
+                ("well", "hello", "ana's", "1"),
+            ]
+            assert votes(host) == [("u", "hello"), ("v", "well"), ("w", "oh")]
+            assert host.rows("PRAGMA foreign_key_check") == []
+        hosts[0].write("UPDATE posts SET site = 12 WHERE said = 'well'")
+        settle(*hosts)
+        assert ("well", "hello", "\0b", 0) in posts(hosts[1])
+        assert comparison.findings(hosts[0].replica) == []
+
+    def test_references_change_hands(self, hosts: tuple[Host, Host]) -> None:
+        """Also to a row that was born elsewhere, and to none."""
+        a, b = hosts
+        b.write("UPDATE votes SET post = (SELECT id FROM posts WHERE said = 'well')")
+        b.write("UPDATE posts SET site = (SELECT id FROM sites WHERE number = '1')")
+        settle(a, b)
+        assert votes(a) == votes(b) == [("u", "well"), ("v", "well"), ("w", "well")]
+        assert posts(a) == posts(b)
+        assert {row[2:] for row in posts(a)} == {("ana's", "1")}
+        a.write("UPDATE posts SET site = NULL, reply_to = NULL")
+        settle(a, b)
+        assert posts(b) == [(said, None, None, None) for said in ("hello", "no", "oh", "well")]
+
+    def test_children_wait_for_parents_that_were_deleted_meanwhile(
+        self, hosts: tuple[Host, Host]
+    ) -> None:
+        """The host that deletes does not know of the vote, nor of the reply."""
+        a, b = hosts
+        b.write("INSERT INTO votes SELECT 'x', id, 1 FROM posts WHERE said = 'well'")
+        b.write("INSERT INTO posts (said, reply_to) SELECT 'so', id FROM posts WHERE said = 'well'")
+        a.write("DELETE FROM votes WHERE voter = 'v'")
+        a.write("DELETE FROM posts WHERE said = 'well'")
+        settle(a, b)
+        for host in hosts:
+            assert [said for said, *_ in posts(host)] == ["hello", "no", "oh"]
+            assert votes(host) == [("u", "hello"), ("w", "oh")]
+            assert host.rows("PRAGMA foreign_key_check") == []
+            assert host.held() == 2
+
+    @pytest.mark.parametrize("by_one", [False, True])
+    def test_a_number_given_again_is_another_parents(
+        self, hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, by_one: bool
+    ) -> None:
+        """What is left behind without foreign keys being enforced is the new row's, as SQLite sees
+        it, wherever the journal is cut."""
+        if by_one:
+            fold = changelog.fold
+            monkeypatch.setattr(changelog, "fold", lambda c, **options: fold(c, 1, **options))
+        a, b = hosts
+        ((number,),) = a.rows("SELECT max(id) FROM posts")
+        ((voter, said),) = a.rows(
+            "SELECT voter, said FROM votes JOIN posts ON posts.id = post WHERE post = ?", number
+        )
+        a.write("DELETE FROM posts WHERE id = ?", number)
+        a.write("INSERT INTO posts (said) VALUES ('new')")
+        assert (voter, "new") in votes(a)
+        settle(a, b)
+        assert votes(a) == votes(b)
+        assert (voter, "new") in votes(b)
+        assert said not in [row[0] for row in posts(b)]
+        assert comparison.findings(a.replica) == []
+
+    def test_a_row_left_behind_is_nobody_elses(self, hosts: tuple[Host, Host]) -> None:
+        """It remembers whose it was, although nothing is enforced and no number is given again."""
+        a, b = hosts
+        a.write("DELETE FROM posts WHERE said = 'hello'")
+        a.replica.fold()
+        b.write("INSERT INTO posts (said) VALUES ('fresh')")
+        settle(a, b)
+        assert posts(a) == posts(b)
+        assert [said for said, *_ in posts(a)] == ["fresh", "no", "oh"]
+        assert votes(a) == votes(b) == [("w", "oh")]
+        assert a.held() == b.held() == 3
+        assert comparison.findings(a.replica) == []
+
+    def test_children_follow_a_parent_to_another_number(self, hosts: tuple[Host, Host]) -> None:
+        """REPLACE gives the site a number of its own choice."""
+        a, b = hosts
+        a.write("REPLACE INTO sites (account, number, town) VALUES ('ana''s', 1, 'far')")
+        settle(a, b)
+        assert posts(a) == posts(b)
+        assert ("hello", None, "ana's", 1) in posts(b)
+        assert comparison.findings(a.replica) == []
+
+    def test_a_lost_reference_is_restored(self, hosts: tuple[Host, Host]) -> None:
+        """The log says whose it was, as literals."""
+        a, b = hosts
+        a.write("UPDATE posts SET site = 7 WHERE said = 'no'")
+        b.clock.ms += 1_000
+        b.write("UPDATE posts SET site = 8 WHERE said = 'no'")
+        settle(a, b)
+        assert ("no", None, "bert", b"\0") in posts(a)
+        (lost,) = a.replica.conflicts()
+        assert lost.lost_value == "'ana''s', 1"
+        a.replica.restore(lost.id)
+        assert ("no", None, "ana's", 1) in posts(a)

@@ -288,18 +288,32 @@ class Machine:
 
     def _rows_of(self, name: str, shape: Shape) -> model.Rows:
         columns = shape.columns_of(self.knowledge.version)
-        source = name if shape.view is None else f"shown_{name}"
-        if not shape.generated:
-            return table_rows(self.writer, source, shape.key, columns)
-        named = self.identities(name)
-        rows = table_rows(self.writer, source, ("id",), columns)
-        return {named[number]: row for number, row in rows.items()}
+        named = self._keys_of(name, shape) if shape.generated else {}
+        rows = table_rows(self.writer, name, ("id",) if shape.generated else shape.key, columns)
+        for column, parent in shape.numbers.items():
+            keys = self._keys_of(parent, self.tables[parent])
+            place = columns.index(column)
+            for key, row in rows.items():
+                meant = keys.get(row[place : place + 1])
+                there = model.NULL if meant is None else model.as_one(meant)
+                rows[key] = (*row[:place], there, *row[place + 1 :])
+        return {named.get(key, key): row for key, row in rows.items()}
+
+    def _keys_of(self, name: str, shape: Shape) -> dict[Key, Key]:
+        """Return the key of each row of a table by its number."""
+        if shape.generated:
+            return self.identities(name)
+        return {
+            row[-1:]: key for key, row in table_rows(self.writer, name, shape.key, ["id"]).items()
+        }
 
     def identities(self, table: str) -> dict[Key, Key]:
         """Return which identity each row of a table with generated keys has, by its number."""
         named: dict[Key, Key] = {
             (cell("integer", number),): (cell("blob", origin), cell("integer", birth))
-            for number, origin, birth in self.rows(f"SELECT row, k0, k1 FROM syncd_numbers_{table}")
+            for number, origin, birth in self.rows(
+                f"SELECT row, k0, k1 FROM syncd_numbers_{table} WHERE k0 IS NOT NULL AND NOT gone"
+            )
         }
         own, folded = self.identity()
         for seq, number, salt, mask in self.rows(
@@ -357,9 +371,6 @@ class Machine:
         writer.execute(f"PRAGMA foreign_keys = {self._enforced}")
         writer.create_function("julianday", 1, lambda _: self.clock.julian())
         writer.create_function("random", 0, lambda: int.from_bytes(self.random("salt")[:7]))
-        for name, shape in self.tables.items():
-            if shape.view is not None:
-                writer.execute(f"CREATE TEMP VIEW shown_{name} AS {shape.view}")
         return writer
 
     def _config(self) -> Config:

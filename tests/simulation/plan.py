@@ -142,7 +142,7 @@ class _Drawing:
             tuple(dice.choice(self.skews) for _ in range(hosts)),
             tuple(dice.choice([1, 2]) if aging else 2 for _ in range(hosts)),
             # A number that refers to nothing would mean another row as soon as it is given again.
-            world == "numbered" or dice.random() < 0.7,
+            world in ("numbered", "kindred") or dice.random() < 0.7,
             (*existing, *(draw() for draw in chosen)),
         )
         if dice.random() < 0.3:

@@ -24,10 +24,10 @@ class Shape:
     """A table. since: the version of the schema that brings it.
 
     enrolled: its configuration, the columns that stay on their host left out. generated: its rows
-    have no key but the one syncd mints; `key` is then that of the merge. view: the query that shows
-    it with the parents' keys in place of the numbers that refer to them. later: columns that
+    have no key but the one syncd mints; `key` is then that of the merge. later: columns that
     version 2 adds, as they are declared. local: columns that stay on their host, each with its
-    DEFAULT. presets: those of the synced columns. parents: columns that refer to a table's key.
+    DEFAULT. presets: those of the synced columns. parents: columns that refer to a table's key, or,
+    where `REFERENCES` has them, to the number of its rows.
     """
 
     ddl: str
@@ -39,10 +39,14 @@ class Shape:
     parents: tuple[tuple[tuple[str, ...], str], ...] = ()
     check: Callable[[Row], bool] = lambda _: True
     generated: bool = False
-    view: str | None = None
     since: int = 1
     local: dict[str, Cell] = field(default_factory=dict)
     later: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        """Return the columns that refer to a row by its number, each with the row's table."""
+        return {names[0]: to for names, to in self.parents if names[0] in REFERENCES}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -103,7 +107,6 @@ def migration(shapes: Shapes) -> str:
 
 
 GENERATED_KEY = ("syncd_origin", "syncd_number")
-_OWNER = "(SELECT owner FROM owners AS o WHERE o.id = owner_id) AS owner_id"
 
 
 def _in_order(row: Row) -> bool:
@@ -227,7 +230,6 @@ NUMBERED: Shapes = {
         ("lease",),
         ("owner_id", "term"),
         parents=((("owner_id",), "owners"),),
-        view=f"SELECT lease, {_OWNER}, term FROM leases",
     ),
     "events": Shape(
         "CREATE TABLE events (id INTEGER PRIMARY KEY, what TEXT, owner_id INTEGER"
@@ -237,21 +239,65 @@ NUMBERED: Shapes = {
         {"key": "generated"},
         parents=((("owner_id",), "owners"),),
         generated=True,
-        view=f"SELECT id, what, {_OWNER} FROM events",
     ),
 }
-REFERENCES = {"owner_id": "(SELECT id FROM owners WHERE owner = ?)"}
+
+# References by number to rows whose key is no single value.
+KINDRED: Shapes = {
+    "rooms": Shape(
+        "CREATE TABLE rooms (id INTEGER PRIMARY KEY, house TEXT NOT NULL, door INTEGER NOT NULL,"
+        " size INTEGER, UNIQUE (house, door))",
+        ("house", "door"),
+        ("size",),
+        {"key": ["house", "door"]},
+    ),
+    "talks": Shape(
+        "CREATE TABLE talks (id INTEGER PRIMARY KEY, what TEXT, slot INTEGER UNIQUE,"
+        " room_id INTEGER REFERENCES rooms (id) ON DELETE SET NULL)",
+        GENERATED_KEY,
+        ("what", "slot", "room_id"),
+        {"key": "generated"},
+        uniques=(Unique(("slot",)),),
+        parents=((("room_id",), "rooms"),),
+        generated=True,
+    ),
+    "replies": Shape(
+        "CREATE TABLE replies (id INTEGER PRIMARY KEY AUTOINCREMENT, what TEXT,"
+        " after_id INTEGER REFERENCES replies (id) ON DELETE SET NULL,"
+        " talk_id INTEGER NOT NULL REFERENCES talks (id) ON DELETE CASCADE)",
+        GENERATED_KEY,
+        ("what", "after_id", "talk_id"),
+        {"key": "generated"},
+        parents=((("after_id",), "replies"), (("talk_id",), "talks")),
+        generated=True,
+    ),
+    "likes": Shape(
+        "CREATE TABLE likes (fan TEXT PRIMARY KEY NOT NULL, talk_id INTEGER REFERENCES talks (id)"
+        " ON DELETE CASCADE, room_id INTEGER REFERENCES rooms (id) ON DELETE RESTRICT,"
+        " stars INTEGER)",
+        ("fan",),
+        ("talk_id", "room_id", "stars"),
+        parents=((("talk_id",), "talks"), (("room_id",), "rooms")),
+    ),
+}
+REFERENCES = {
+    "owner_id": "(SELECT id FROM owners WHERE owner = ?)",
+    "room_id": "(SELECT id FROM rooms WHERE house || door = ?)",
+    "talk_id": "(SELECT max(id) FROM talks WHERE what = ?)",
+    "after_id": "(SELECT max(id) FROM replies WHERE what = ?)",
+}
 """Columns that refer to a number: what a writer puts in place of a value."""
 
-ALL = PLAIN | CONSTRAINED | NUMBERED
+ALL = PLAIN | CONSTRAINED | NUMBERED | KINDRED
 WORLDS: dict[str, Shapes] = {
     "plain": PLAIN,
     "constrained": CONSTRAINED,
     "numbered": NUMBERED,
+    "kindred": KINDRED,
     "mixed": {name: ALL[name] for name in ("devices", "accounts", "teams", "tags")},
 }
 
-REFERRED = ("accounts", "owners")
+REFERRED = ("accounts", "owners", "rooms", "talks", "replies")
 """Tables that take columns of others along when a row goes: that would be a changed value, which
 nobody sees who has not seen it written."""
 
@@ -301,6 +347,10 @@ KEYS: dict[str, list[tuple[Any, ...]]] = {
     "owners": [("ann",), ("bob",)],
     "leases": [("l",), ("m",)],
     "events": [("boot",), ("login",)],
+    "rooms": [("h'", 1), ("h'", 2), ("h'\0", 1)],
+    "talks": [("hi",), ("yo",)],
+    "replies": [("ah",), ("oh",)],
+    "likes": [("ann",), ("bob",)],
 }
 
 VALUES: dict[str, dict[str, Sequence[Any]]] = {
@@ -341,6 +391,18 @@ VALUES: dict[str, dict[str, Sequence[Any]]] = {
     "owners": {"grade": [None, 1, 2]},
     "leases": {"owner_id": [None, "ann", "bob"], "term": [None, 1, 2]},
     "events": {"what": ["boot", "login", "halt"], "owner_id": [None, "ann", "bob"]},
+    "rooms": {"size": [None, 1, 2]},
+    "talks": {
+        "what": ["hi", "yo"],
+        "slot": [None, 1, 2],
+        "room_id": [None, "h'1", "h'2", "h'\x001"],
+    },
+    "replies": {
+        "what": ["ah", "oh"],
+        "after_id": [None, "ah", "oh"],
+        "talk_id": ["hi", "yo"],
+    },
+    "likes": {"talk_id": [None, "hi", "yo"], "room_id": [None, "h'1", "h'\x001"], "stars": [1, 2]},
 }
 REQUIRED = {"status", "holder", "value", "room"}
 """Columns without a default that must not be NULL: an INSERT names them."""
