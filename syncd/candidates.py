@@ -305,6 +305,24 @@ class Candidates:
             f" WHERE {table.on('e', alias)} AND e.mask & {claims})"
         )
 
+    def index_parents(self) -> None:
+        """Let what candidates refer to be found quickly. All of the circle are there."""
+        for n, reference in enumerate(self._demands.foreign_keys):
+            if reference.parent in self._candidates_of:
+                parents = self._candidates_of[reference.parent]
+                self._index(f"parent_{n}", parents, reference.parent_columns)
+        hanging = self._hanging_on_own()
+        for n, reference in enumerate(hanging):
+            self._index(f"child_{n}", self._candidate, reference.columns)
+        if hanging:
+            self._index("id", self._candidate, ["syncd_id"])
+
+    def _index(self, name: str, candidates: str, columns: Sequence[str]) -> None:
+        index = f"temp.syncd_{name}_{self._table.id}"
+        self._connection.run(
+            f"CREATE INDEX {index} ON {candidates} ({', '.join(map(quoted, columns))})"
+        )
+
     def drop_unsupported(self, *, bar: bool) -> int:
         """Drop candidates without a parent, neither showing nor about to; return how many."""
         dropped = 0
@@ -314,12 +332,42 @@ class Candidates:
                 candidates = f"temp.{self._candidates_of[reference.parent]}"
                 among = reference.is_met("c", candidates)
                 has_parent = f"({has_parent} OR {among})"
-            left_out = f"FROM temp.{self._candidate} AS c WHERE NOT {has_parent}"
+            orphans = f"SELECT c.syncd_id FROM temp.{self._candidate} AS c WHERE NOT {has_parent}"
+            left_out = f"FROM temp.{self._candidate} WHERE syncd_id IN ({self._branches(orphans)})"
             if bar:
-                keys = ", ".join(f"c.syncd_{cell}" for cell in self._table.key_cells)
+                keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
                 self._connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys}, 1 {left_out}")
             dropped += self._connection.run(f"DELETE {left_out}")
         return dropped
+
+    def _branches(self, orphans: str) -> str:
+        """Return the query of candidates and of all that hang on them in their own table.
+
+        To find those level by level would take as many turns as a tree is deep. orphans: a query of
+        their `syncd_id`.
+        """
+        below = ""
+        for reference in self._hanging_on_own():
+            # Without the parent's affinity, for which no index of the child's column would do.
+            pairs = zip(reference.columns, reference.parent_columns, strict=True)
+            hangs = " AND ".join(f"c.{quoted(own)} = +p.{quoted(to)}" for own, to in pairs)
+            below += (
+                f" UNION SELECT c.syncd_id FROM branches AS b"
+                f" CROSS JOIN temp.{self._candidate} AS p ON p.syncd_id = b.id"
+                f" CROSS JOIN temp.{self._candidate} AS c ON {hangs}"
+                f" WHERE NOT {reference.is_met('c')}"
+            )
+        return f"WITH RECURSIVE branches(id) AS ({orphans}{below}) SELECT id FROM branches"
+
+    def _hanging_on_own(self) -> list[ForeignKey]:
+        """Return the references to rows of the same table that no two of them can meet."""
+        table = self._table
+        names = ({column.name for column in table.key}, {table.rowid})
+        return [
+            reference
+            for reference in self._demands.foreign_keys
+            if reference.parent == table.name and set(reference.parent_columns) in names
+        ]
 
     def drop_losers(self) -> None:
         """Drop candidates that something newer stands in the way of.

@@ -136,11 +136,13 @@ def _fold_table(
         entries = numbers.identified(table, entries, minted_under)
     with staging.entries(connection, table):
         # Here, and on every host that they come to, rows are looked for by their keys: in the keys'
-        # order the pages that this needs are at hand.
+        # order the pages that this needs are at hand. Minted ones fall with time, and what is older
+        # may be referred to.
+        order = "k0, k1 DESC" if table.is_generated else cells
         connection.run(
             f"INSERT INTO temp.syncd_staged ({cells}, origin, seq, hlc, mask)"
             f" SELECT {cells}, (SELECT origin FROM syncd_replica), seq, hlc, mask"
-            f" FROM ({entries}) WHERE {filled} ORDER BY {cells}, seq"
+            f" FROM ({entries}) WHERE {filled} ORDER BY {order}, seq"
         )
         if table.is_generated:
             if table.is_parent:

@@ -175,6 +175,8 @@ class _Circle:
             member.number()
         for member in self.members:
             member.gather()
+        for member in self.members:
+            member.index_parents()
         self._drop_unsupported()
         for member in self.members:
             member.drop_losers()

@@ -152,3 +152,33 @@ def _steps_of_rounds(a: Host, b: Host) -> dict[str, int]:
         pull(b, a)
         costs[change] = steps
     return costs
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_deep_tree_takes_no_more_turns_than_a_flat_one(
+    make_hosts: MakeHosts, numbered: bool
+) -> None:
+    """Children come before their parents, and their turns with them, if each level took one."""
+    ddl = "CREATE TABLE nodes (node TEXT PRIMARY KEY, parent TEXT REFERENCES nodes (node))"
+    key: Key = None
+    if numbered:
+        ddl = (
+            "CREATE TABLE nodes (id INTEGER PRIMARY KEY, node TEXT NOT NULL UNIQUE,"
+            " parent INTEGER REFERENCES nodes (id))"
+        )
+        key = ["node"]
+    turns = {}
+    for depth in (10, 200):
+        names = [f"{depth}{side}" for side in "ab"]
+        a, b = make_hosts(*names, ddl=ddl, tables={"nodes": key})
+        for level in range(depth):
+            above = "SELECT max(id) FROM nodes" if numbered else f"'{1000 - level + 1}'"
+            if not numbered and not level:
+                above = "NULL"
+            a.write(f"INSERT INTO nodes (node, parent) VALUES (?, ({above}))", f"{1000 - level}")
+        statements: list[str] = []
+        with traced(b, statements):
+            pull(b, a, frame_entries=depth // 2)
+        assert b.rows("SELECT count(*) FROM nodes") == [(depth,)]
+        turns[depth] = sum(sql.startswith("DELETE FROM temp.syncd_candidate") for sql in statements)
+    assert turns[200] <= turns[10]
