@@ -17,7 +17,7 @@ from syncd.config import TableConfig
 from syncd.database import Connection
 from syncd.disclaim import Renew
 from syncd.errors import SchemaError
-from syncd.introspection import Definition, define
+from syncd.introspection import Definition, define, references
 from syncd.schema import (
     COLUMNS_MAX,
     GENERATED,
@@ -126,12 +126,14 @@ def _with_warnings(
     config: TableConfig | None,
     bare: Sequence[tuple[str, str]],
 ) -> Enrolled:
-    """Warn of bare references, and of triggers that do not fire on every host that has the change.
+    """Warn of bare references, of tables beside it that are not synced, and of triggers that do
+    not fire on every host that has the change.
 
     config: the table's, which names triggers that are expected; None if it is not listed any more.
     """
     warnings = [*result.warnings, *itertools.starmap(_said_of, bare)]
     if config is not None:
+        warnings += _beside(connection, result.table)
         warnings += [
             f"trigger {trigger} writes {written}, which is synced as well: what it wrote travels"
             " as changes of its own, so it does not fire when a change from another host is merged"
@@ -141,6 +143,29 @@ def _with_warnings(
             if trigger not in config.triggers
         ]
     return dataclasses.replace(result, warnings=tuple(warnings))
+
+
+def _beside(connection: Connection, table: str) -> list[str]:
+    """Say which tables refer to one, or are referred to by it, and stay on this host."""
+    enrolled = load_tables(connection)
+    parents, children_ = set(), set()
+    for name, reference in references(connection):
+        if name == table and reference.parent not in enrolled:
+            parents.add((", ".join(reference.columns), reference.parent))
+        if reference.parent == table and name not in enrolled:
+            children_.add(name)
+    return [
+        *(
+            f"({columns}) refers to {parent}, which is not synced: a row does not show on a host"
+            " that lacks its parent"
+            for columns, parent in sorted(parents)
+        ),
+        *(
+            f"{child} refers to it and is not synced: its rows stay when a merge takes their"
+            " parent away"
+            for child in sorted(children_)
+        ),
+    ]
 
 
 def _definitions(

@@ -165,13 +165,19 @@ def define(connection: Connection, name: str, config: TableConfig) -> Definition
     return definition
 
 
+def references(connection: Connection) -> list[tuple[str, ForeignKey]]:
+    """Return the foreign keys of all tables of the file, each with the name of its table."""
+    names = connection.rows(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 ORDER BY name"
+    )
+    return [(name, one) for (name,) in names for one in _foreign_keys(connection, name)]
+
+
 def is_referred_to_by_number(connection: Connection, definition: Definition) -> bool:
     """Say whether any table of the file refers to a table's rows by their local numbers."""
-    names = connection.rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0")
     return definition.rowid is not None and any(
         reference.parent == definition.name and definition.rowid in reference.parent_columns
-        for (name,) in names
-        for reference in _foreign_keys(connection, name)
+        for _, reference in references(connection)
     )
 
 

@@ -1150,3 +1150,27 @@ def test_an_integer_key_that_is_no_rowid_is_a_value_like_others(
     a.write("INSERT INTO t (name, id) VALUES ('seven', 7)")
     settle(a, b)
     assert b.rows("SELECT name, id FROM t") == [("seven", 7)]
+
+
+def test_tables_beside_a_synced_one_are_warned_of(make_hosts: MakeHosts) -> None:
+    """What refers to it, and what it refers to, once; not what is synced as well, nor itself."""
+    ddl = """
+        CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+        CREATE TABLE devices (
+            id TEXT PRIMARY KEY, owner REFERENCES owners (name), first REFERENCES devices (id)
+        );
+        CREATE TABLE sessions (
+            token TEXT NOT NULL UNIQUE, device REFERENCES devices (id),
+            other REFERENCES devices (id)
+        );
+    """
+    tables: dict[str, Key] = {"devices": None}
+    (a,) = make_hosts("a", ddl=ddl, tables=tables, enrolled=False)
+    (devices,) = a.enrol()
+    assert [text.split(",")[0] for text in devices.warnings] == [
+        "(owner) refers to owners",
+        "sessions refers to it and is not synced: its rows stay when a merge takes their parent"
+        " away",
+    ]
+    enrolled = a.enrol({"owners": ["name"], "devices": None, "sessions": ["token"]})
+    assert not any(one.warnings for one in enrolled)
