@@ -17,16 +17,14 @@ class MakeHosts(Protocol):
     def __call__(self, *nodes: str, **options: Any) -> list[Host]: ...
 
 
+@pytest.fixture(autouse=True)
+def _hosts_are_closed() -> Iterator[None]:
+    yield
+    while Host.made:
+        Host.made.pop().close()
+
+
 @pytest.fixture
-def make_hosts(tmp_path: Path) -> Iterator[MakeHosts]:
+def make_hosts(tmp_path: Path) -> MakeHosts:
     """Make hosts whose clocks start at the same moment."""
-    made: list[Host] = []
-
-    def make(*nodes: str, **options: Any) -> list[Host]:
-        hosts = [Host(tmp_path, node, **options) for node in nodes]
-        made.extend(hosts)
-        return hosts
-
-    yield make
-    for host in made:
-        host.close()
+    return lambda *nodes, **options: [Host(tmp_path, node, **options) for node in nodes]

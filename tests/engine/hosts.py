@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 from engine.model import ALIVE, DEAD, EXISTENCE, Cell, Change, Rows, Stamp, cell
@@ -69,7 +69,12 @@ class Clock:
 
 
 class Host:
-    """One database file, its replica, and a writer that does not know of either."""
+    """One database file, its replica, and a writer that does not know of either.
+
+    made: all of the present test.
+    """
+
+    made: ClassVar[list[Host]] = []
 
     def __init__(
         self,
@@ -88,6 +93,7 @@ class Host:
         self.writer = self.connect()
         self.writer.executescript(ddl)
         self.replica = self.replica_of(tables)
+        self.made.append(self)
         if enrolled:
             self.replica.enrol()
 
