@@ -352,15 +352,16 @@ class Candidates:
             pairs = zip(reference.columns, reference.parent_columns, strict=True)
             hangs = " AND ".join(f"c.{quoted(own)} = +p.{quoted(to)}" for own, to in pairs)
             below += (
-                f" UNION SELECT c.syncd_id FROM branches AS b"
+                f" UNION SELECT c.syncd_id FROM syncd_branches AS b"
                 f" CROSS JOIN temp.{self._candidate} AS p ON p.syncd_id = b.id"
                 f" CROSS JOIN temp.{self._candidate} AS c ON {hangs}"
                 f" WHERE NOT {reference.is_met('c')}"
             )
-        return f"WITH RECURSIVE branches(id) AS ({orphans}{below}) SELECT id FROM branches"
+        recursive = f"WITH RECURSIVE syncd_branches(id) AS ({orphans}{below})"
+        return f"{recursive} SELECT id FROM syncd_branches"
 
     def _hanging_on_own(self) -> list[ForeignKey]:
-        """Return the references to rows of the same table that no two of them can meet."""
+        """Return the references to one row of the same table: who loses it has no other."""
         table = self._table
         names = ({column.name for column in table.key}, {table.rowid})
         return [

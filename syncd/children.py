@@ -15,6 +15,28 @@ from syncd.schema import Column, Table, load_tables
 from syncd.shadow import hide
 
 
+def referring(connection: Connection, table: Table) -> list[tuple[Table, Column]]:
+    """Return the columns that refer to a table by row number, each with the table it is of."""
+    return [
+        (child, column)
+        for child in load_tables(connection).values()
+        for column in child.columns
+        if column.parent is not None and column.parent.name == table.name
+    ]
+
+
+def set_aside(connection: Connection, table: Table) -> None:
+    """Let a table's children wait for their parents, as what its numbers mean is forgotten."""
+    for child, column in referring(connection, table):
+        with capture.suspended(connection, [child]):
+            hide(
+                connection,
+                child,
+                f"SELECT {child.named_key('c')} FROM {child.sql} AS c"
+                f" WHERE {column.travelling('c')} IS NOT NULL",
+            )
+
+
 def follow(
     connection: Connection, table: Table, taken: str, changed: str | None, now_ms: int
 ) -> None:
@@ -24,19 +46,14 @@ def follow(
     have another number, as of `numbers.changed`; None if there can be none. Both are asked before
     `numbers` is told. now_ms: what the wall clock read when it was written.
     """
-    referring = [
-        (child, column)
-        for child in load_tables(connection).values()
-        for column in child.columns
-        if column.parent is not None and column.parent.name == table.name
-    ]
+    children = referring(connection, table)
     with connection.temporary("syncd_taken", taken) as count:
-        for child, column in referring if count else ():
+        for child, column in children if count else ():
             _write_anew(connection, child, column, now_ms)
     if changed is None:
         return
     with connection.temporary("syncd_renumbered", changed) as count:
-        for child, column in referring if count else ():
+        for child, column in children if count else ():
             _take_along(connection, child, column)
             _look_again(connection, child, column)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from syncd import bundle, changelog, conflicts, held
+from syncd import bundle, changelog, children, conflicts, held, numbers
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection, literal
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, load_tables
@@ -115,6 +115,22 @@ def forget(connection: Connection, part: Slice, now_ms: int, retention_ms: int) 
             f" WHERE true GROUP BY origin ON CONFLICT (origin) DO UPDATE SET {_RAISED}"
         )
     return count
+
+
+def has_gone(connection: Connection) -> bool:
+    """Say whether rows with minted keys are gone of which somebody may have spoken."""
+    return any(
+        connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.numbers} WHERE gone)")
+        for table in load_tables(connection).values()
+        if table.is_generated
+    )
+
+
+def forget_gone(connection: Connection) -> None:
+    """Forget the numbers of such rows, once nothing speaks of them."""
+    for table in load_tables(connection).values():
+        if table.is_generated:
+            numbers.prune(connection, table, children.referring(connection, table))
 
 
 def has_conflicts(connection: Connection, now_ms: int, retention_ms: int) -> bool:

@@ -106,10 +106,10 @@ def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
         raise NotRestorable(f"{lost.table}.{lost.column} is not there any more")
     (column,) = (column for column in table.columns if column.name == lost.column)
     names = ", ".join(f"column{i + 1} AS {cell}" for i, cell in enumerate(table.key_cells))
-    value = column.local("(SELECT lost_value FROM syncd_conflict WHERE id = ?)")
-    if column.parent is not None and connection.value(
-        f"SELECT lost_value IS NOT NULL AND {column.local('lost_value')} IS NULL"
-        " FROM syncd_conflict WHERE id = ?",
+    value = column.local("(SELECT lost_value FROM syncd_conflict WHERE id = ?1)")
+    if column.parent is not None and not connection.value(
+        f"SELECT {value} IN (SELECT {load_tables(connection)[column.parent.name].rowid} FROM"
+        f" {quoted(column.parent.name)}) OR lost_value IS NULL FROM syncd_conflict WHERE id = ?1",
         (lost.id,),
     ):
         raise NotRestorable(

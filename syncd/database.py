@@ -117,7 +117,7 @@ class Connection:
             if "decode to UTF-8" not in str(error):
                 raise
         # Asking Python for every text is slow, so it is only done where the fast way has failed.
-        self.raw.text_factory = _text_or_raw
+        self.raw.text_factory = text_of
         try:
             return self._within(room, sql, values)
         finally:
@@ -175,7 +175,7 @@ class Connection:
         except sqlite3.OperationalError as error:
             if "decode to UTF-8" not in str(error):
                 raise
-        self.raw.text_factory = _text_or_raw
+        self.raw.text_factory = text_of
         try:
             yield from itertools.islice(self.raw.execute(sql), count, None)
         finally:
@@ -458,9 +458,10 @@ def _configured(raw: sqlite3.Connection) -> sqlite3.Connection:
     return raw
 
 
-def _text_or_raw(data: bytes) -> str | RawText:
+def text_of(data: bytes, encoding: str = "utf-8") -> str | RawText:
+    """Return the TEXT that some bytes are. encoding: the database's."""
     try:
-        return data.decode()
+        return data.decode(encoding)
     except UnicodeDecodeError:
         return RawText(data)
 

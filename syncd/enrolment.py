@@ -109,6 +109,26 @@ def enrol(
     ]
 
 
+def require_parents(connection: Connection, names: Iterable[str]) -> None:
+    """Raise `SchemaError` if a table refers to one that is not there: nothing could be merged.
+
+    names: tables that are to be enrolled; those that are enrolled are looked at as well.
+    """
+    known = remembered(connection) if is_enrolled(connection) else {}
+    concerned = {*names, *known}
+    present = {
+        name for (name,) in connection.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    }
+    problems = [
+        f"tables.{name}: ({', '.join(reference.columns)}) refers to table {reference.parent}, which"
+        f" is not there; make it, or rebuild {name} without that reference"
+        for name, reference in references(connection)
+        if name in concerned and reference.parent not in present
+    ]
+    if problems:
+        raise SchemaError(problems)
+
+
 def _with_missed(connection: Connection, result: Enrolled, now_ms: int) -> Enrolled:
     """Record what was born and died while a table that has changed was not watched."""
     if result.state != "changed":
@@ -232,7 +252,7 @@ def _said_of(column: str, parent: str) -> str:
 def _without_parent(
     known: Mapping[str, Table], definitions: Sequence[Definition], gone: Sequence[str]
 ) -> list[str]:
-    """Say which columns have numbers of a table that is gone. gone: the names of such tables."""
+    """Say which columns have numbers of a table that is not known any more, or is gone."""
     return [
         f"tables.{definition.name}: ({column.name}) has numbers of {column.parent.name}, which"
         f" travel as its keys, and that table is gone; keep it, or {_left_out(column.name)}"
@@ -240,7 +260,7 @@ def _without_parent(
         if definition.name in known
         for column in known[definition.name].columns
         if column.parent is not None
-        and column.parent.name in gone
+        and (column.parent.name in gone or column.parent.name not in known)
         and column.name in {name for name, _, _ in definition.columns}
     ]
 
@@ -255,12 +275,12 @@ def _left_out(column: str) -> str:
 def _expect_parents(connection: Connection, results: Sequence[Enrolled]) -> None:
     """Look through children for parents that are not here yet, unless the fold has seen to it."""
     seen = {result.table for result in results if result.state == "unchanged"}
-    for table in load_tables(connection).values():
-        parents = {column.parent for column in table.columns if column.parent is not None}
-        for parent in parents:
-            if parent.keys > 1:
-                connection.run(parent.index)
-        if not {table.name, *(parent.name for parent in parents)} <= seen:
+    tables = load_tables(connection)
+    for table in tables.values():
+        if table.is_parent and table.numbered:
+            numbers.be_referred_to(connection, table)
+    for table in tables.values():
+        if not {table.name, *(c.parent.name for c in table.columns if c.parent)} <= seen:
             children.expect_parents(connection, table)
 
 
@@ -306,6 +326,7 @@ class _Enrolling:
         lost = missed.most(self._connection, known, definition)
         if lost is not None:
             gone, present = lost
+            children.set_aside(self._connection, known)
             disclaim.all_of(self._connection, known, self._renew)
             warning = (
                 f"{gone} of its {present} rows went unseen, as if the table had been made anew; it"

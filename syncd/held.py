@@ -17,7 +17,7 @@ from syncd import bundle
 from syncd.bundle import Column, Section
 from syncd.clock import ms_of_hlc
 from syncd.columnar import column_of
-from syncd.database import Connection, Room, literal
+from syncd.database import Connection, Room, literal, literals_of
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, widen
 
 UNKNOWN_TABLE = "unknown table"
@@ -158,8 +158,11 @@ def listed(connection: Connection, tables: dict[str, Table]) -> list[Held]:
     # A key of fewer columns leaves the last cells NULL, which no key's column is.
     literals = " || ".join(
         [
-            "quote(h.k0)",
-            *(f"coalesce(', ' || nullif(quote(h.k{i}), 'NULL'), '')" for i in range(1, count)),
+            literals_of(["h.k0"]),
+            *(
+                f"CASE WHEN h.k{i} IS NULL THEN '' ELSE ', ' || {literals_of([f'h.k{i}'])} END"
+                for i in range(1, count)
+            ),
         ]
     )
     return [

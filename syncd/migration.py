@@ -24,6 +24,7 @@ from syncd.schema import (
     create_column,
     drop_column,
     load_tables,
+    remembered,
     set_rowid,
 )
 
@@ -81,7 +82,7 @@ def _change_columns(connection: Connection, known: Table, table: Table, renew: R
     for column in _without(table.excluded, known.excluded):
         create_column(connection, table, column)
         if column.name in gone:
-            value = gone[column.name].local(gone[column.name].cell)
+            value = _local(connection, gone[column.name])
             connection.run(
                 f"UPDATE {table.shadow} SET {column.cell} = coalesce({value}, {column.cell})"
             )
@@ -93,6 +94,13 @@ def _change_columns(connection: Connection, known: Table, table: Table, renew: R
         create_column(connection, table, column)
         rows += backfill.column(connection, table, column)
     return rows
+
+
+def _local(connection: Connection, column: Column) -> str:
+    """Return the SQL of a value in the shadow as this host's table would hold it."""
+    if column.parent is not None and column.parent.name not in remembered(connection):
+        return "NULL"
+    return column.local(column.cell)
 
 
 def _without(columns: Sequence[Column], others: Sequence[Column]) -> list[Column]:

@@ -122,6 +122,7 @@ class Replica:
         """Bring the configured tables under syncd; raise `SchemaError` and change nothing else."""
         with self._database.read() as connection:
             known = schema.is_enrolled(connection)
+            enrolment.require_parents(connection, self.config.tables)
         if known:
             self.fold()
         with self._database.write() as connection:
@@ -253,6 +254,11 @@ class Replica:
         for part in slices:
             with self._database.write() as connection:
                 deaths += compaction.forget(connection, part, self.wall_ms(), retention_ms)
+        with self._database.read() as connection:
+            has_gone = compaction.has_gone(connection)
+        if has_gone:
+            with self._database.write() as connection:
+                compaction.forget_gone(connection)
         while True:
             with self._database.read() as connection:
                 if not compaction.has_conflicts(connection, self.wall_ms(), retention_ms):

@@ -166,7 +166,8 @@ class Parent:
     """An enrolled table that a column refers to by row number, which is each host's own.
 
     Such a value travels, and stands in the shadow, as the parent's sync key (see `numbers`): that
-    of a key of one column as it is, that of another as SQL literals. keys: how many columns it has.
+    of a key of one column as it is, another by the name it has in the map. keys: how many columns
+    it has.
     """
 
     name: str
@@ -177,35 +178,22 @@ class Parent:
         """The table of its row numbers, quoted."""
         return quoted(numbers_of(self.name))
 
-    @property
-    def index(self) -> str:
-        """Create what finds a row of that table by its key as it travels."""
-        return (
-            f"CREATE INDEX IF NOT EXISTS {quoted(f'syncd_child_{self.name}')}"
-            f" ON {self.numbers} ({as_value('', self.keys)})"
-        )
-
     def travelling(self, here: str) -> str:
         """Return the SQL of a row number as every host understands it."""
-        key = as_value("n.", self.keys)
-        return f"(SELECT {key} FROM {self.numbers} AS n WHERE n.row = {here})"
+        return f"(SELECT n.{self._cell} FROM {self.numbers} AS n WHERE n.row = {here})"
 
     def local(self, travelling: str) -> str:
         """Return the SQL of the row number that a key has on this host; NULL for an unknown one."""
-        key = as_value("n.", self.keys)
-        return f"(SELECT n.row FROM {self.numbers} AS n WHERE {key} = {travelling})"
+        return f"(SELECT n.row FROM {self.numbers} AS n WHERE n.{self._cell} = {travelling})"
+
+    @property
+    def _cell(self) -> str:
+        return name_cell(self.keys)
 
 
-def as_value(prefix: str, keys: int) -> str:
-    """Return the SQL of a sync key as one value; NULL if a part of it is.
-
-    prefix: what stands before the key cells. keys: how many there are.
-    """
-    cells = [f"{prefix}k{i}" for i in range(keys)]
-    if keys == 1:
-        return cells[0]
-    filled = " AND ".join(f"{cell} IS NOT NULL" for cell in cells)
-    return f"CASE WHEN {filled} THEN {literals_of(cells)} END"
+def name_cell(keys: int) -> str:
+    """Return the column of a table of row numbers that has a sync key as one value."""
+    return "k0" if keys == 1 else "name"
 
 
 @dataclass(frozen=True)
@@ -443,9 +431,11 @@ def drop_table(connection: Connection, table: Table) -> None:
 
 def create_numbers(connection: Connection, table: Table) -> None:
     """Make room for knowing which row number of a table stands for which sync key."""
-    gone = ", gone INTEGER NOT NULL DEFAULT 0" if table.is_generated else ""
+    more = ", name TEXT" if len(table.key) > 1 else ""
+    if table.is_generated:
+        more += ", gone INTEGER NOT NULL DEFAULT 0"
     connection.run(
-        f"CREATE TABLE {table.numbers} (row INTEGER PRIMARY KEY, {table.key_ddl()}{gone},"
+        f"CREATE TABLE {table.numbers} (row INTEGER PRIMARY KEY, {table.key_ddl()}{more},"
         f" UNIQUE ({', '.join(table.key_cells)}))"
     )
 
@@ -543,14 +533,15 @@ def remembered(connection: Connection) -> dict[str, Table]:
             "SELECT id, name, key, rowid FROM syncd_table ORDER BY id"
         )
     ]
-    parents = {name: Parent(name, len(key)) for _, name, key, _ in enrolled}
+    keys = {name: len(key) for _, name, key, _ in enrolled}
     columns: dict[int, list[Column]] = {}
     referred: set[str] = set()
     for table_id, number, name, affinity, preset, parent in connection.rows(
         "SELECT table_id, number, name, affinity, preset, parent FROM syncd_column"
         " ORDER BY table_id, number"
     ):
-        column = Column(number, name, affinity, preset, parents.get(parent))
+        refers = Parent(parent, keys.get(parent, 1)) if parent is not None else None
+        column = Column(number, name, affinity, preset, refers)
         columns.setdefault(table_id, []).append(column)
         referred.add(parent)
     present = {

@@ -43,10 +43,12 @@ CREATE UNIQUE INDEX syncd_conflict_lost
 }
 
 
-def _remember_the_gone(connection: Connection) -> None:
-    """A generated row that does not show may be referred to."""
+def _name_rows(connection: Connection) -> None:
+    """A row may be referred to by number whose key is no single value, also if it is gone."""
     for table in schema.remembered(connection).values():
-        if table.is_generated and table.numbered:
+        if table.numbered and len(table.key) > 1:
+            connection.run(f"ALTER TABLE {table.numbers} ADD COLUMN name TEXT")
+        if table.numbered and table.is_generated:
             connection.run(
                 f"ALTER TABLE {table.numbers} ADD COLUMN gone INTEGER NOT NULL DEFAULT 0"
             )
@@ -54,7 +56,7 @@ def _remember_the_gone(connection: Connection) -> None:
 
 _STEPS: dict[int, Callable[[Connection], None]] = {
     **{former: functools.partial(_run, script) for former, script in _SCRIPTS.items()},
-    4: _remember_the_gone,
+    4: _name_rows,
 }
 """What leads to the next format, by the format that it starts from."""
 

@@ -206,8 +206,6 @@ def _literal(value: Cell) -> str:
     match value:
         case "integer", int(number):
             return str(number)
-        case "text", bytes(text) if 0 in text:
-            return f"CAST(X'{text.hex().upper()}' AS TEXT)"
         case "text", bytes(text):
             return "'" + text.decode().replace("'", "''") + "'"
         case "blob", bytes(blob):

@@ -35,6 +35,19 @@ def test_rows_of_two_tables_that_refer_to_each_other_show(make_hosts: MakeHosts)
     assert b.held() == 0
 
 
+def test_a_table_may_have_any_name(make_hosts: MakeHosts) -> None:
+    """Also that of a part of a tree, by which a query could call what it is looking for."""
+    ddl = """
+        CREATE TABLE branches (name TEXT PRIMARY KEY, up REFERENCES branches (name));
+        CREATE TABLE leaves (name TEXT PRIMARY KEY, branch REFERENCES branches (name));
+    """
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"branches": None, "leaves": None})
+    a.write("INSERT INTO branches VALUES ('stem', NULL), ('twig', 'stem')")
+    a.write("INSERT INTO leaves VALUES ('green', 'twig')")
+    settle(a, b)
+    assert b.rows("SELECT * FROM leaves") == [("green", "twig")]
+
+
 def test_a_circle_that_loses_a_row_goes_as_a_whole_and_returns(make_hosts: MakeHosts) -> None:
     """Ann goes, so the team without its captain, so bob who played there; then ann is back."""
     a, b = make_hosts("a", "b", ddl=CIRCLE, tables=CIRCLE_KEYS)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.conftest import MakeHosts
-from engine.hosts import Clock, Host, Key, pull, scratch, settle
+from engine.hosts import DAY_MS, Clock, Host, Key, pull, scratch, settle
 from syncd import changelog, comparison
 from syncd.errors import NotRestorable, SchemaError
 
@@ -608,10 +608,11 @@ class TestReferences:
         a.replica.restore(a.replica.conflicts()[0].id)
         assert cars(a) == [("A", "bert")]
 
+    @pytest.mark.parametrize("is_taken", [True, False])
     def test_a_reference_to_a_parent_that_is_gone_is_not_restored_as_nothing(
-        self, make_hosts: MakeHosts
+        self, make_hosts: MakeHosts, is_taken: bool
     ) -> None:
-        """Anna lost, and her number is Zoe's by now."""
+        """Anna lost, and her number is Zoe's by now, or nobody's."""
         a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
         a.write("INSERT INTO owners (name) VALUES ('anna'), ('bert')")
         a.write("INSERT INTO cars (plate) VALUES ('A')")
@@ -621,7 +622,8 @@ class TestReferences:
         b.write("UPDATE cars SET owner = 2")
         settle(a, b)
         a.write("DELETE FROM owners WHERE id = 1")
-        a.write("INSERT INTO owners (id, name) VALUES (1, 'zoe')")
+        if is_taken:
+            a.write("INSERT INTO owners (id, name) VALUES (1, 'zoe')")
         a.replica.fold()
         with pytest.raises(NotRestorable, match="owners has no row 'anna' here any more"):
             a.replica.restore(a.replica.conflicts()[0].id)
@@ -703,12 +705,15 @@ class TestReferences:
         a.write("INSERT INTO owners (name) VALUES ('ana')")
         a.write("INSERT INTO cars VALUES ('A', 1, 'red')")
         settle(a, b)
+        a.write("DROP TABLE owners")
+        a.write("UPDATE cars SET colour = 'green'")
+        with pytest.raises(SchemaError, match=r"cars: \(owner\) refers to table owners, .* not"):
+            a.enrol({"cars": None})
         a.writer.executescript("""
             CREATE TABLE kept (plate TEXT PRIMARY KEY, owner INTEGER, colour);
             INSERT INTO kept SELECT * FROM cars;
             DROP TABLE cars;
             ALTER TABLE kept RENAME TO cars;
-            DROP TABLE owners;
         """)
         with pytest.raises(SchemaError, match=r"cars: \(owner\) has numbers of owners, .* gone"):
             a.enrol({"cars": None})
@@ -718,6 +723,36 @@ class TestReferences:
         assert a.rows("SELECT * FROM cars") == [("A", 1, "blue")]
         assert b.rows("SELECT * FROM cars") == [("A", 1, "blue")]
         assert cars(b) == [("A", "ana")]
+
+    def test_a_file_that_lost_a_parent_before_is_refused(self, make_hosts: MakeHosts) -> None:
+        """An earlier version let it go, and its children's numbers mean nothing to anybody."""
+        ddl = FAMILY.replace("owner INTEGER REFERENCES owners (id) ON DELETE SET NULL", "owner")
+        (a,) = make_hosts("a", ddl=FAMILY, tables=FAMILY_KEYS)
+        a.writer.executescript(f"""
+            DROP TABLE owners; DROP TABLE cars; {ddl};
+            DROP TABLE owners; DROP TABLE syncd_numbers_owners;
+            DELETE FROM syncd_table WHERE name = 'owners';
+        """)
+        with pytest.raises(SchemaError, match=r"cars: \(owner\) has numbers of owners, .* gone"):
+            a.enrol({"cars": None})
+        a.enrol({"cars": {"columns": {"exclude": ["owner"]}}})
+        assert a.rows("SELECT parent FROM syncd_column WHERE name = 'owner'") == [(None,)]
+
+    def test_children_of_a_table_that_is_made_anew_wait_for_their_parents(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Their number is that of another row by now, or of none."""
+        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('ana'), ('bob'), ('cy')")
+        a.write("INSERT INTO cars VALUES ('A', 1, 'red'), ('C', 3, 'red')")
+        settle(a, b)
+        a.writer.executescript("DROP TABLE owners; " + FAMILY.partition(";")[0])
+        a.write("INSERT INTO owners (name) VALUES ('new')")
+        a.enrol()
+        assert cars(a) == []
+        assert a.rows("PRAGMA foreign_key_check") == []
+        settle(a, b)
+        assert cars(a) == cars(b) == [("A", "ana"), ("C", "cy")]
 
 
 SITES = """
@@ -830,9 +865,10 @@ class TestKeysOfSeveralParts:
             fold = changelog.fold
             monkeypatch.setattr(changelog, "fold", lambda c, **options: fold(c, 1, **options))
         a, b = hosts
-        ((number,),) = a.rows("SELECT max(id) FROM posts")
-        ((voter, said),) = a.rows(
-            "SELECT voter, said FROM votes JOIN posts ON posts.id = post WHERE post = ?", number
+        a.write("INSERT INTO votes SELECT 'x', max(id), 1 FROM posts")
+        settle(a, b)
+        ((voter, number, said),) = a.rows(
+            "SELECT voter, id, said FROM votes JOIN posts ON id = post WHERE voter = 'x'"
         )
         a.write("DELETE FROM posts WHERE id = ?", number)
         a.write("INSERT INTO posts (said) VALUES ('new')")
@@ -874,6 +910,45 @@ class TestKeysOfSeveralParts:
         settle(a, b)
         assert ("no", None, "bert", b"\0") in posts(a)
         (lost,) = a.replica.conflicts()
-        assert lost.lost_value == "'ana''s', 1"
+        assert lost.lost_value == "'ana''s', 1"  # account, number
         a.replica.restore(lost.id)
         assert ("no", None, "ana's", 1) in posts(a)
+
+    def test_the_order_and_the_form_of_a_key_are_each_hosts_own(self, tmp_path: Path) -> None:
+        """One names (account, number), the other (number, account); 1 and 1.0 are one row."""
+        a = Host(tmp_path, "a", ddl=SITES, tables=SITES_KEYS)
+        b = Host(
+            tmp_path,
+            "b",
+            ddl=f"PRAGMA encoding = 'UTF-16'; {SITES}",
+            tables={**SITES_KEYS, "sites": ["number", "account"]},
+        )
+        a.write("INSERT INTO sites VALUES (1, 'x', 'y', 0), (2, 'y', 'x', 0), (3, ?, 1, 0)", "\0q")
+        b.write("INSERT INTO sites VALUES (9, ?, 1.0, 0)", "\0q")
+        settle(a, b)
+        a.write("INSERT INTO posts (said, site) VALUES ('1', 1), ('2', 2), ('3', 3)")
+        settle(a, b)
+        assert [row[2:] for row in posts(b)] == [("x", "y"), ("y", "x"), ("\0q", 1)]
+        assert b.held() == 0
+        assert comparison.findings(a.replica) == []
+
+    def test_numbers_that_nothing_speaks_of_are_forgotten(self, hosts: tuple[Host, Host]) -> None:
+        """Not before the deletion is, nor while a child is left that says whose it was."""
+        a, b = hosts
+        a.write("DELETE FROM votes WHERE voter = 'v'")
+        a.write("DELETE FROM posts WHERE said IN ('hello', 'well')")
+        settle(a, b)
+        kept = []
+        for days in (0, 100, 100):
+            for host in hosts:
+                host.clock.ms += days * DAY_MS
+            settle(a, b)
+            for host in hosts:
+                host.replica.compact()
+                kept.append(host.rows("SELECT count(*) FROM syncd_numbers_posts WHERE gone"))
+            if days:
+                a.write("INSERT INTO votes (voter) VALUES ('u')")
+                a.write("DELETE FROM votes WHERE voter = 'u'")
+        assert kept[:2] == [[(2,)], [(2,)]]
+        assert kept[2:4] == [[(1,)], [(1,)]]
+        assert kept[4:] == [[(0,)], [(0,)]]
