@@ -39,6 +39,7 @@ class Candidates:
         # An index may name its own table.
         self._named_like_table = f"temp.{self._candidate} AS {table.sql}"
         self._whole = f"syncd_whole_{table.id}"
+        self._winner = f"syncd_winner_{table.id}"
         self._unfit = f"syncd_unfit_{table.id}"
         self._shown = f"syncd_shown_{table.id}"
 
@@ -234,6 +235,7 @@ class Candidates:
             # No number may be kept for a row that does not show after all.
             numbers.free(connection, table, f"SELECT {self._cells} FROM {table.shadow}")
         connection.run(f"DROP TABLE temp.{self._rival}")
+        connection.run(f"DROP TABLE temp.{self._winner}")
         self.drop()
         return moved
 
@@ -323,7 +325,18 @@ class Candidates:
             f"CREATE INDEX {index} ON {candidates} ({', '.join(map(quoted, columns))})"
         )
 
-    def drop_unsupported(self, *, bar: bool) -> int:
+    def bar_winners(self) -> int:
+        """Try no candidate again that beat another and is none any more; return how many.
+
+        Not before something has moved: what it has beaten may show in its place.
+        """
+        keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
+        return self._connection.run(
+            f"INSERT INTO temp.{self._unfit} SELECT DISTINCT {keys}, 1 FROM temp.{self._winner}"
+            f" WHERE syncd_id NOT IN (SELECT syncd_id FROM temp.{self._candidate})"
+        )
+
+    def drop_unsupported(self) -> int:
         """Drop candidates without a parent, neither showing nor about to; return how many."""
         dropped = 0
         for reference in self._demands.foreign_keys:
@@ -333,11 +346,8 @@ class Candidates:
                 among = reference.is_met("c", candidates)
                 has_parent = f"({has_parent} OR {among})"
             orphans = f"SELECT c.syncd_id FROM temp.{self._candidate} AS c WHERE NOT {has_parent}"
-            left_out = f"FROM temp.{self._candidate} WHERE syncd_id IN ({self._branches(orphans)})"
-            if bar:
-                keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
-                self._connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys}, 1 {left_out}")
-            dropped += self._connection.run(f"DELETE {left_out}")
+            left_out = f"syncd_id IN ({self._branches(orphans)})"
+            dropped += self._connection.run(f"DELETE FROM temp.{self._candidate} WHERE {left_out}")
         return dropped
 
     def _branches(self, orphans: str) -> str:
@@ -373,7 +383,8 @@ class Candidates:
     def drop_losers(self) -> None:
         """Drop candidates that something newer stands in the way of.
 
-        Afterwards `rival` has the keys of showing rows that candidates displace.
+        Afterwards `rival` has the keys of showing rows that candidates displace, and `winner` the
+        candidates that beat another.
         """
         connection = self._connection
         pairs = [self._rivals(unique) for unique in self._demands.uniques]
@@ -384,9 +395,22 @@ class Candidates:
             f"DELETE FROM temp.{self._candidate} AS c WHERE EXISTS (SELECT 1 FROM"
             f" temp.{self._rival} AS r WHERE r.id = c.syncd_id AND r.syncd_stamp > c.syncd_stamp)"
         )
+        keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
+        winners = f"SELECT syncd_id, {keys} FROM temp.{self._candidate} WHERE syncd_id IN"
+        connection.run(
+            f"CREATE TEMP TABLE {self._winner} AS {winners} (SELECT id FROM temp.{self._rival})"
+        )
         # Only now: a candidate that cannot show itself keeps no other from showing.
         for unique in self._demands.uniques:
-            self._drop_second(unique)
+            ranked = self._ranked(unique)
+            connection.run(
+                f"INSERT INTO temp.{self._winner} {winners}"
+                f" (SELECT id FROM ({ranked}) WHERE n = 1 AND wanted_by > 1)"
+            )
+            connection.run(
+                f"DELETE FROM temp.{self._candidate} WHERE syncd_id IN"
+                f" (SELECT id FROM ({ranked}) WHERE n > 1)"
+            )
 
     def _rivals(self, unique: Unique, also: str = "") -> str:
         """Return the query of showing rows `v` that hold a value a candidate `w` wants."""
@@ -403,8 +427,11 @@ class Candidates:
             f" FROM ({wanting}) AS w CROSS JOIN ({showing}) AS v ON {_same(unique, 'v', 'w')}"
         )
 
-    def _drop_second(self, unique: Unique) -> None:
-        """Of candidates that want one value, keep the newest for this turn."""
+    def _ranked(self, unique: Unique) -> str:
+        """Return the query of candidates that want a value, each with its rank, the newest first.
+
+        wanted_by: how many want the same.
+        """
         wanting = (
             f"SELECT syncd_id AS id, syncd_stamp, {_terms(unique)}"
             f" FROM {self._named_like_table}{_where(unique)}"
@@ -413,10 +440,10 @@ class Candidates:
             f"u{n} COLLATE {quoted(term.collation)}" for n, term in enumerate(unique.terms)
         )
         filled = " AND ".join(f"u{n} IS NOT NULL" for n in range(len(unique.terms)))
-        self._connection.run(
-            f"DELETE FROM temp.{self._candidate} WHERE syncd_id IN (SELECT id FROM (SELECT id,"
-            f" row_number() OVER (PARTITION BY {compared} ORDER BY syncd_stamp DESC) AS n"
-            f" FROM ({wanting}) WHERE {filled}) WHERE n > 1)"
+        return (
+            "SELECT id,"
+            f" row_number() OVER (PARTITION BY {compared} ORDER BY syncd_stamp DESC) AS n,"
+            f" count(*) OVER (PARTITION BY {compared}) AS wanted_by FROM ({wanting}) WHERE {filled}"
         )
 
     def _insert(self) -> int:

@@ -168,8 +168,8 @@ class _Circle:
     def _gather(self) -> int:
         """Gather the rows that nothing newer stands in the way of; return how many are barred.
 
-        In a circle candidates may support each other. One whose support has lost is barred until
-        something moves: what it has beaten itself may show in its place.
+        In a circle candidates may support each other. One that has beaten another and whose own
+        support has lost is barred until something moves: what it has beaten may be that support.
         """
         for member in self.members:
             member.number()
@@ -180,15 +180,14 @@ class _Circle:
         self._drop_unsupported()
         for member in self.members:
             member.drop_losers()
-        return self._drop_unsupported(bar=True) if self.is_closed else 0
+        if not self.is_closed:
+            return 0
+        self._drop_unsupported()
+        return sum([member.bar_winners() for member in self.members])
 
-    def _drop_unsupported(self, *, bar: bool = False) -> int:
-        dropped = 0
-        while count := sum([member.drop_unsupported(bar=bar) for member in self.members]):
-            dropped += count
-            if not self.is_closed:
-                break
-        return dropped
+    def _drop_unsupported(self) -> None:
+        while sum([member.drop_unsupported() for member in self.members]) and self.is_closed:
+            pass
 
     def _hide_left_behind(self, moved: set[str]) -> None:
         for member in self.members:

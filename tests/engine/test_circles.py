@@ -138,3 +138,61 @@ def test_hosts_agree_about_circles(steps: list[tuple[int, int, tuple[str, ...]]]
         for host in hosts:
             assert host.rows("PRAGMA foreign_key_check") == []
             host.close()
+
+
+LADDER = "CREATE TABLE steps (name TEXT PRIMARY KEY, up TEXT UNIQUE REFERENCES steps (name))"
+
+
+def test_a_row_that_beats_what_it_rests_on_takes_no_other_along(make_hosts: MakeHosts) -> None:
+    """The new row wants the place of one, and rests on two, which rests on one."""
+    a, b = make_hosts("a", "b", ddl=LADDER, tables={"steps": None})
+    a.write("INSERT INTO steps VALUES ('one', NULL), ('two', 'one')")
+    settle(a, b)
+    b.write("UPDATE steps SET up = 'two' WHERE name = 'one'")
+    a.clock.ms += 10
+    a.write("INSERT INTO steps VALUES ('new', 'two')")
+    settle(a, b)
+    for host in (a, b):
+        assert host.rows("SELECT * FROM steps ORDER BY 1") == [("one", "two"), ("two", "one")]
+        assert host.held() == 1
+
+
+_rungs = st.sampled_from("pqrs")
+
+
+@settings(max_examples=60, derandomize=True, database=None, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.sampled_from(["pull", "insert", "update", "delete"]),
+            _rungs,
+            st.none() | _rungs,
+        ),
+        max_size=14,
+    )
+)
+def test_hosts_agree_about_references_that_are_unique(
+    steps: list[tuple[int, str, str, str | None]],
+) -> None:
+    """Rows displace what they rest on, in circles and in chains."""
+    with scratch() as folder:
+        hosts = [
+            Host(Path(folder), node, ddl=LADDER, tables={"steps": None}, clock=Clock())
+            for node in "abc"
+        ]
+        for number, kind, name, up in steps:
+            host = hosts[number]
+            if kind == "pull":
+                pull(host, hosts[(number + 1 + ord(name) % 2) % 3])
+            elif kind == "insert":
+                host.write("INSERT OR IGNORE INTO steps VALUES (?, ?)", name, up)
+            elif kind == "update":
+                host.write("UPDATE OR IGNORE steps SET up = ? WHERE name = ?", up, name)
+            else:
+                host.write("DELETE FROM steps WHERE name = ?", name)
+        settle(*hosts)
+        settle(*hosts)
+        shown = [host.rows("SELECT * FROM steps ORDER BY 1") for host in hosts]
+        assert shown[0] == shown[1] == shown[2]
+        assert not any(host.rows("PRAGMA foreign_key_check") for host in hosts)
