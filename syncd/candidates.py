@@ -71,20 +71,40 @@ class Candidates:
         among_all: not only among the rows with new entries.
         """
         table = self._table
-        keys = table.named_key("c")
         rows = f"{table.sql} AS c"
         if not among_all:
             written = f"SELECT DISTINCT {self._cells} FROM {table.changes} AS e WHERE {NEW}"
             rows = f"({written}) AS w CROSS JOIN {rows} ON {table.on_user('c', 'w')}"
         return sum(
-            hide(
-                self._connection,
-                table,
-                f"SELECT {keys} FROM {rows}"
-                f" WHERE NOT {reference.is_met('c')}"
-                f" AND {self._can_tell_parent(reference)}",
-            )
+            hide(self._connection, table, self._left_behind(reference, rows))
             for reference in self._demands.foreign_keys
+        )
+
+    def _left_behind(self, reference: ForeignKey, rows: str) -> str:
+        """Return the query of rows without this parent, and of what hangs on them in their table.
+
+        rows: those among which to look, as `c`.
+        """
+        table = self._table
+        own = [f"i{n}" for n in range(len(table.identity))]
+        is_it = " AND ".join(
+            f"p.{name} = b.{i}" for name, i in zip(table.identity, own, strict=True)
+        )
+        identity = ", ".join(f"c.{name}" for name in table.identity)
+        below = ""
+        for one in self._hanging_on_own():
+            pairs = zip(one.columns, one.parent_columns, strict=True)
+            hangs = " AND ".join(f"c.{quoted(here)} = +p.{quoted(to)}" for here, to in pairs)
+            below += (
+                f" UNION SELECT {identity} FROM syncd_branches AS b"
+                f" CROSS JOIN {table.sql} AS p ON {is_it}"
+                f" CROSS JOIN {table.sql} AS c ON {hangs} WHERE {self._can_tell_parent(one)}"
+            )
+        return (
+            f"WITH RECURSIVE syncd_branches({', '.join(own)}) AS (SELECT {identity} FROM {rows}"
+            f" WHERE NOT {reference.is_met('c')} AND {self._can_tell_parent(reference)}{below})"
+            f" SELECT {table.named_key('p')} FROM syncd_branches AS b"
+            f" CROSS JOIN {table.sql} AS p ON {is_it}"
         )
 
     def _can_tell_parent(self, reference: ForeignKey) -> str:

@@ -154,7 +154,7 @@ def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Dema
                 taken.isdisjoint(wanted)
                 and demanded.check(row)
                 and all(
-                    _has_parent(row, tables[to], names)
+                    _has_parent(row, tables[to], names, demands[to].names)
                     for names, to in demanded.parents
                     if to != table
                 )
@@ -172,7 +172,7 @@ def _drop_orphans(rows: Rows, table: str, demanded: Demands) -> None:
         key
         for key, values in rows.items()
         for row in [dict(zip(demanded.names, (*key, *values), strict=True))]
-        if not all(_has_parent(row, rows, names) for names in own)
+        if not all(_has_parent(row, rows, names, demanded.names) for names in own)
     ]:
         for key in set(orphans):
             del rows[key]
@@ -197,9 +197,15 @@ def surviving(changes: Iterable[Change]) -> set[Change]:
     return owning | set(died.values())
 
 
-def as_one(key: Key) -> Cell:
-    """Return a key as one value: that of a column that refers to a row by its number."""
-    return key[0] if len(key) == 1 else ("text", ", ".join(map(_literal, key)).encode())
+def as_one(key: Key, names: Sequence[str]) -> Cell:
+    """Return a key as one value: that of a column that refers to a row by its number.
+
+    names: those of its columns first.
+    """
+    if len(key) == 1:
+        return key[0]
+    parts = sorted(zip(names, key, strict=False))
+    return "text", ", ".join(_literal(value) for _, value in parts).encode()
 
 
 def _literal(value: Cell) -> str:
@@ -213,9 +219,13 @@ def _literal(value: Cell) -> str:
     raise TypeError(f"not a part of a key here: {value!r}")
 
 
-def _has_parent(row: dict[str, Cell], parents: Rows, names: tuple[str, ...]) -> bool:
+def _has_parent(
+    row: dict[str, Cell], parents: Rows, names: tuple[str, ...], of_parent: Sequence[str]
+) -> bool:
     reference = tuple(row[name] for name in names)
-    return NULL in reference or any(reference in (key, (as_one(key),)) for key in parents)
+    return NULL in reference or any(
+        reference in (key, (as_one(key, of_parent),)) for key in parents
+    )
 
 
 def _last(writes: list[Change], register: str) -> Cell | None:

@@ -291,11 +291,12 @@ class Machine:
         named = self._keys_of(name, shape) if shape.generated else {}
         rows = table_rows(self.writer, name, ("id",) if shape.generated else shape.key, columns)
         for column, parent in shape.numbers.items():
-            keys = self._keys_of(parent, self.tables[parent])
+            parents = self.tables[parent]
+            keys = self._keys_of(parent, parents)
             place = columns.index(column)
             for key, row in rows.items():
                 meant = keys.get(row[place : place + 1])
-                there = model.NULL if meant is None else model.as_one(meant)
+                there = model.NULL if meant is None else model.as_one(meant, parents.key)
                 rows[key] = (*row[:place], there, *row[place + 1 :])
         return {named.get(key, key): row for key, row in rows.items()}
 
