@@ -93,12 +93,10 @@ class Candidates:
         identity = ", ".join(f"c.{name}" for name in table.identity)
         below = ""
         for one in self._hanging_on_own():
-            pairs = zip(one.columns, one.parent_columns, strict=True)
-            hangs = " AND ".join(f"c.{quoted(here)} = +p.{quoted(to)}" for here, to in pairs)
             below += (
                 f" UNION SELECT {identity} FROM syncd_branches AS b"
                 f" CROSS JOIN {table.sql} AS p ON {is_it}"
-                f" CROSS JOIN {table.sql} AS c ON {hangs} WHERE {self._can_tell_parent(one)}"
+                f" CROSS JOIN {table.sql} AS c ON {_hangs(one)} WHERE {self._can_tell_parent(one)}"
             )
         return (
             f"WITH RECURSIVE syncd_branches({', '.join(own)}) AS (SELECT {identity} FROM {rows}"
@@ -378,13 +376,10 @@ class Candidates:
         """
         below = ""
         for reference in self._hanging_on_own():
-            # Without the parent's affinity, for which no index of the child's column would do.
-            pairs = zip(reference.columns, reference.parent_columns, strict=True)
-            hangs = " AND ".join(f"c.{quoted(own)} = +p.{quoted(to)}" for own, to in pairs)
             below += (
                 f" UNION SELECT c.syncd_id FROM syncd_branches AS b"
                 f" CROSS JOIN temp.{self._candidate} AS p ON p.syncd_id = b.id"
-                f" CROSS JOIN temp.{self._candidate} AS c ON {hangs}"
+                f" CROSS JOIN temp.{self._candidate} AS c ON {_hangs(reference)}"
                 f" WHERE NOT {reference.is_met('c')}"
             )
         recursive = f"WITH RECURSIVE syncd_branches(id) AS ({orphans}{below})"
@@ -522,6 +517,15 @@ class Candidates:
 
 def _list(ids: Iterable[int]) -> str:
     return ", ".join(map(str, ids))
+
+
+def _hangs(reference: ForeignKey) -> str:
+    """Return the condition that row `c` refers to row `p`, so that an index of `c` may be used.
+
+    It is not if the parent's affinity applies.
+    """
+    pairs = zip(reference.columns, reference.parent_columns, strict=True)
+    return " AND ".join(f"c.{quoted(own)} = +p.{quoted(to)}" for own, to in pairs)
 
 
 def _is_numbered(column: Column) -> str:
