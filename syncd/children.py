@@ -25,18 +25,6 @@ def referring(connection: Connection, table: Table) -> list[tuple[Table, Column]
     ]
 
 
-def set_aside(connection: Connection, table: Table) -> None:
-    """Let a table's children wait for their parents, as what its numbers mean is forgotten."""
-    for child, column in referring(connection, table):
-        with capture.suspended(connection, [child]):
-            hide(
-                connection,
-                child,
-                f"SELECT {child.named_key('c')} FROM {child.sql} AS c"
-                f" WHERE {column.travelling('c')} IS NOT NULL",
-            )
-
-
 def follow(
     connection: Connection, table: Table, taken: str, changed: str | None, now_ms: int
 ) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from syncd import bundle, changelog, children, conflicts, held, numbers
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection, literal
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, load_tables
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, adrift, load_tables
 from syncd.vector import Vector
 
 SLICE_ROWS = 1_000
@@ -118,8 +118,11 @@ def forget(connection: Connection, part: Slice, now_ms: int, retention_ms: int) 
 
 
 def has_gone(connection: Connection) -> bool:
-    """Say whether rows with minted keys are gone of which somebody may have spoken."""
-    return any(
+    """Say whether rows with minted keys are gone of which somebody may have spoken.
+
+    Nobody can ask a table that is adrift whether it does.
+    """
+    return not adrift(connection) and any(
         connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.numbers} WHERE gone)")
         for table in load_tables(connection).values()
         if table.is_generated

@@ -326,7 +326,6 @@ class _Enrolling:
         lost = missed.most(self._connection, known, definition)
         if lost is not None:
             gone, present = lost
-            children.set_aside(self._connection, known)
             disclaim.all_of(self._connection, known, self._renew)
             warning = (
                 f"{gone} of its {present} rows went unseen, as if the table had been made anew; it"

@@ -738,22 +738,6 @@ class TestReferences:
         a.enrol({"cars": {"columns": {"exclude": ["owner"]}}})
         assert a.rows("SELECT parent FROM syncd_column WHERE name = 'owner'") == [(None,)]
 
-    def test_children_of_a_table_that_is_made_anew_wait_for_their_parents(
-        self, make_hosts: MakeHosts
-    ) -> None:
-        """Their number is that of another row by now, or of none."""
-        a, b = make_hosts("a", "b", ddl=FAMILY, tables=FAMILY_KEYS)
-        a.write("INSERT INTO owners (name) VALUES ('ana'), ('bob'), ('cy')")
-        a.write("INSERT INTO cars VALUES ('A', 1, 'red'), ('C', 3, 'red')")
-        settle(a, b)
-        a.writer.executescript("DROP TABLE owners; " + FAMILY.partition(";")[0])
-        a.write("INSERT INTO owners (name) VALUES ('new')")
-        a.enrol()
-        assert cars(a) == []
-        assert a.rows("PRAGMA foreign_key_check") == []
-        settle(a, b)
-        assert cars(a) == cars(b) == [("A", "ana"), ("C", "cy")]
-
 
 SITES = """
     CREATE TABLE sites (
