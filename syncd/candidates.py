@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from syncd import numbers, usertriggers
+from syncd import branches, numbers, usertriggers
 from syncd.database import Connection, literal, literals_of, quoted
 from syncd.introspection import Constraints, ForeignKey, Unique
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
@@ -32,6 +32,7 @@ class Candidates:
         self._connection = connection
         self._table = table
         self._demands = demands
+        self._own = branches.own(table, demands.foreign_keys)
         self._cells = ", ".join(table.key_cells)
         self._candidates_of = {other.name: f"syncd_candidate_{other.id}" for other in circle}
         self._candidate = self._candidates_of[table.name]
@@ -81,28 +82,19 @@ class Candidates:
         )
 
     def _left_behind(self, reference: ForeignKey, rows: str) -> str:
-        """Return the query of rows without this parent, and of what hangs on them in their table.
+        """Return the query of the keys of rows without this parent, and of what hangs on them.
 
         rows: those among which to look, as `c`.
         """
         table = self._table
-        own = [f"i{n}" for n in range(len(table.identity))]
-        is_it = " AND ".join(
-            f"p.{name} = b.{i}" for name, i in zip(table.identity, own, strict=True)
+        orphans = (
+            f"SELECT {', '.join(f'c.{part}' for part in table.identity)} FROM {rows}"
+            f" WHERE NOT {reference.is_met('c')} AND {self._can_tell_parent(reference)}"
         )
-        identity = ", ".join(f"c.{name}" for name in table.identity)
-        below = ""
-        for one in self._hanging_on_own():
-            below += (
-                f" UNION SELECT {identity} FROM syncd_branches AS b"
-                f" CROSS JOIN {table.sql} AS p ON {is_it}"
-                f" CROSS JOIN {table.sql} AS c ON {_hangs(one)} WHERE {self._can_tell_parent(one)}"
-            )
+        lost = branches.query(orphans, table.sql, table.identity, self._own, self._can_tell_parent)
         return (
-            f"WITH RECURSIVE syncd_branches({', '.join(own)}) AS (SELECT {identity} FROM {rows}"
-            f" WHERE NOT {reference.is_met('c')} AND {self._can_tell_parent(reference)}{below})"
-            f" SELECT {table.named_key('p')} FROM syncd_branches AS b"
-            f" CROSS JOIN {table.sql} AS p ON {is_it}"
+            f"SELECT {table.named_key('c')} FROM {table.sql} AS c"
+            f" WHERE ({', '.join(table.identity)}) IN ({lost})"
         )
 
     def _can_tell_parent(self, reference: ForeignKey) -> str:
@@ -329,19 +321,11 @@ class Candidates:
         """Let what candidates refer to be found quickly. All of the circle are there."""
         for n, reference in enumerate(self._demands.foreign_keys):
             if reference.parent in self._candidates_of:
-                parents = self._candidates_of[reference.parent]
-                self._index(f"parent_{n}", parents, reference.parent_columns)
-        hanging = self._hanging_on_own()
-        for n, reference in enumerate(hanging):
-            self._index(f"child_{n}", self._candidate, reference.columns)
-        if hanging:
-            self._index("id", self._candidate, ["syncd_id"])
-
-    def _index(self, name: str, candidates: str, columns: Sequence[str]) -> None:
-        index = f"temp.syncd_{name}_{self._table.id}"
-        self._connection.run(
-            f"CREATE INDEX {index} ON {candidates} ({', '.join(map(quoted, columns))})"
-        )
+                columns = ", ".join(map(quoted, reference.parent_columns))
+                self._connection.run(
+                    f"CREATE INDEX temp.syncd_parent_{n}_{self._table.id}"
+                    f" ON {self._candidates_of[reference.parent]} ({columns})"
+                )
 
     def bar_winners(self) -> int:
         """Try no candidate again that beat another and is none any more; return how many.
@@ -364,36 +348,17 @@ class Candidates:
                 among = reference.is_met("c", candidates)
                 has_parent = f"({has_parent} OR {among})"
             orphans = f"SELECT c.syncd_id FROM temp.{self._candidate} AS c WHERE NOT {has_parent}"
-            left_out = f"syncd_id IN ({self._branches(orphans)})"
-            dropped += self._connection.run(f"DELETE FROM temp.{self._candidate} WHERE {left_out}")
-        return dropped
-
-    def _branches(self, orphans: str) -> str:
-        """Return the query of candidates and of all that hang on them in their own table.
-
-        To find those level by level would take as many turns as a tree is deep. orphans: a query of
-        their `syncd_id`.
-        """
-        below = ""
-        for reference in self._hanging_on_own():
-            below += (
-                f" UNION SELECT c.syncd_id FROM syncd_branches AS b"
-                f" CROSS JOIN temp.{self._candidate} AS p ON p.syncd_id = b.id"
-                f" CROSS JOIN temp.{self._candidate} AS c ON {_hangs(reference)}"
-                f" WHERE NOT {reference.is_met('c')}"
+            lost = branches.query(
+                orphans,
+                f"temp.{self._candidate}",
+                ["syncd_id"],
+                self._own,
+                lambda own: f"NOT {own.is_met('c')}",
             )
-        recursive = f"WITH RECURSIVE syncd_branches(id) AS ({orphans}{below})"
-        return f"{recursive} SELECT id FROM syncd_branches"
-
-    def _hanging_on_own(self) -> list[ForeignKey]:
-        """Return the references to one row of the same table: who loses it has no other."""
-        table = self._table
-        names = ({column.name for column in table.key}, {table.rowid})
-        return [
-            reference
-            for reference in self._demands.foreign_keys
-            if reference.parent == table.name and set(reference.parent_columns) in names
-        ]
+            dropped += self._connection.run(
+                f"DELETE FROM temp.{self._candidate} WHERE syncd_id IN ({lost})"
+            )
+        return dropped
 
     def drop_losers(self) -> None:
         """Drop candidates that something newer stands in the way of.
@@ -417,15 +382,14 @@ class Candidates:
         )
         # Only now: a candidate that cannot show itself keeps no other from showing.
         for unique in self._demands.uniques:
-            ranked = self._ranked(unique)
-            connection.run(
-                f"INSERT INTO temp.{self._winner} {winners}"
-                f" (SELECT id FROM ({ranked}) WHERE n = 1 AND wanted_by > 1)"
-            )
-            connection.run(
-                f"DELETE FROM temp.{self._candidate} WHERE syncd_id IN"
-                f" (SELECT id FROM ({ranked}) WHERE n > 1)"
-            )
+            with connection.temporary("syncd_ranked", self._ranked(unique)):
+                ranked = "(SELECT id FROM temp.syncd_ranked WHERE"
+                connection.run(
+                    f"INSERT INTO temp.{self._winner} {winners} {ranked} n = 1 AND wanted_by > 1)"
+                )
+                connection.run(
+                    f"DELETE FROM temp.{self._candidate} WHERE syncd_id IN {ranked} n > 1)"
+                )
 
     def _rivals(self, unique: Unique, also: str = "") -> str:
         """Return the query of showing rows `v` that hold a value a candidate `w` wants."""
@@ -517,15 +481,6 @@ class Candidates:
 
 def _list(ids: Iterable[int]) -> str:
     return ", ".join(map(str, ids))
-
-
-def _hangs(reference: ForeignKey) -> str:
-    """Return the condition that row `c` refers to row `p`, so that an index of `c` may be used.
-
-    It is not if the parent's affinity applies.
-    """
-    pairs = zip(reference.columns, reference.parent_columns, strict=True)
-    return " AND ".join(f"c.{quoted(own)} = +p.{quoted(to)}" for own, to in pairs)
 
 
 def _is_numbered(column: Column) -> str:

@@ -12,7 +12,17 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from syncd import backfill, capture, children, disclaim, migration, missed, numbers, usertriggers
+from syncd import (
+    backfill,
+    capture,
+    children,
+    disclaim,
+    migration,
+    missed,
+    names,
+    numbers,
+    usertriggers,
+)
 from syncd.config import TableConfig
 from syncd.database import Connection
 from syncd.disclaim import Renew
@@ -99,9 +109,10 @@ def enrol(
     # Only now, because backfilling wants a journal in which nothing waits.
     results = [_with_missed(connection, result, now_ms) for result in results]
     _expect_parents(connection, results)
+    beside = _beside(connection)
     results = [
-        _with_warnings(connection, result, configs.get(result.table), bare[result.table])
-        for result in results
+        _with_warnings(connection, one, configs.get(one.table), bare[one.table], beside[one.table])
+        for one in results
     ]
     return [
         *(dataclasses.replace(r, state="unlisted") if r.table in unlisted else r for r in results),
@@ -145,15 +156,16 @@ def _with_warnings(
     result: Enrolled,
     config: TableConfig | None,
     bare: Sequence[tuple[str, str]],
+    beside: Sequence[str],
 ) -> Enrolled:
-    """Warn of bare references, of tables beside it that are not synced, and of triggers that do
-    not fire on every host that has the change.
+    """Warn of what does not come to every host that has the change.
 
     config: the table's, which names triggers that are expected; None if it is not listed any more.
+    bare: references. beside: what is to be said of tables that stay here.
     """
     warnings = [*result.warnings, *itertools.starmap(_said_of, bare)]
     if config is not None:
-        warnings += _beside(connection, result.table)
+        warnings += beside
         warnings += [
             f"trigger {trigger} writes {written}, which is synced as well: what it wrote travels"
             " as changes of its own, so it does not fire when a change from another host is merged"
@@ -165,27 +177,22 @@ def _with_warnings(
     return dataclasses.replace(result, warnings=tuple(warnings))
 
 
-def _beside(connection: Connection, table: str) -> list[str]:
-    """Say which tables refer to one, or are referred to by it, and stay on this host."""
+def _beside(connection: Connection) -> dict[str, list[str]]:
+    """Say of each enrolled table what it refers to, or is referred to by, that stays here."""
     enrolled = load_tables(connection)
-    parents, children_ = set(), set()
+    said: dict[str, list[str]] = {name: [] for name in enrolled}
     for name, reference in references(connection):
-        if name == table and reference.parent not in enrolled:
-            parents.add((", ".join(reference.columns), reference.parent))
-        if reference.parent == table and name not in enrolled:
-            children_.add(name)
-    return [
-        *(
-            f"({columns}) refers to {parent}, which is not synced: a row does not show on a host"
-            " that lacks its parent"
-            for columns, parent in sorted(parents)
-        ),
-        *(
-            f"{child} refers to it and is not synced: its rows stay when a merge takes their"
-            " parent away"
-            for child in sorted(children_)
-        ),
-    ]
+        if name in enrolled and reference.parent not in enrolled:
+            said[name].append(
+                f"({', '.join(reference.columns)}) refers to {reference.parent}, which is not"
+                " synced: a row does not show on a host that lacks its parent"
+            )
+        if reference.parent in enrolled and name not in enrolled:
+            said[reference.parent].append(
+                f"{name} refers to it and is not synced: its rows stay when a merge takes their"
+                " parent away"
+            )
+    return {name: list(dict.fromkeys(texts)) for name, texts in said.items()}
 
 
 def _definitions(
@@ -278,7 +285,7 @@ def _expect_parents(connection: Connection, results: Sequence[Enrolled]) -> None
     tables = load_tables(connection)
     for table in tables.values():
         if table.is_parent and table.numbered:
-            numbers.be_referred_to(connection, table)
+            names.begin(connection, table)
     for table in tables.values():
         if not {table.name, *(c.parent.name for c in table.columns if c.parent)} <= seen:
             children.expect_parents(connection, table)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
-from syncd.database import Connection, literal_of, quoted, text_of
+from syncd import names
+from syncd.database import Connection, literal_of, quoted
 from syncd.introspection import Definition, is_referred_to_by_number
 from syncd.schema import (
     ALIVE_BIT,
@@ -23,14 +23,11 @@ from syncd.schema import (
     Column,
     Table,
     create_numbers,
-    name_cell,
 )
 
 DIGEST_BYTES = 16
 _PLENTY = 1 << 62
 """A number behind which more are free than a file can have rows."""
-_WHOLE = 1 << 63
-"""From here on whole numbers are no integers to SQLite."""
 _ROOM = 1 << 32
 """As many as one merge may need."""
 
@@ -114,7 +111,7 @@ def take_births(connection: Connection, table: Table, entries: str) -> None:
         f"INSERT OR REPLACE INTO {table.numbers} (row, k0, k1)"
         f" SELECT row, k0, k1 FROM ({entries}) WHERE mask & {ALIVE_BIT} ORDER BY seq"
     )
-    _name(connection, table)
+    names.give(connection, table)
 
 
 def given(table: Table, entries: str) -> str:
@@ -146,7 +143,7 @@ def note(connection: Connection, table: Table, keys: str) -> None:
         f"INSERT OR REPLACE INTO {table.numbers} (row, {cells})"
         f" SELECT t.{own}, {table.cells('k')} {having}"
     )
-    _name(connection, table)
+    names.give(connection, table)
 
 
 def taken(table: Table, keys: str) -> str:
@@ -181,7 +178,7 @@ def changed(table: Table, keys: str) -> str:
     """
     own = _number(table)
     return (
-        f"SELECT n.{name_cell(len(table.key))} AS key, n.row AS former, t.{own} AS row"
+        f"SELECT n.{table.name_cell} AS key, n.row AS former, t.{own} AS row"
         f" FROM ({keys}) AS k"
         f" JOIN {table.numbers} AS n ON {table.on('n', 'k')}"
         f" JOIN {table.sql} AS t ON {table.on_user('t', 'k')} WHERE t.{own} <> n.row"
@@ -214,7 +211,7 @@ def allot(connection: Connection, table: Table, rows: str) -> None:
         f" FROM ({wanted})) AS w",
         (_free_behind(connection, table),),
     )
-    _name(connection, table)
+    names.give(connection, table)
 
 
 def free(connection: Connection, table: Table, keys: str) -> None:
@@ -226,18 +223,10 @@ def free(connection: Connection, table: Table, keys: str) -> None:
         connection.run(f"DELETE FROM {table.numbers} WHERE {among}")
 
 
-def be_referred_to(connection: Connection, table: Table) -> None:
-    """Name the rows of a table that others refer to, and let them be found by that."""
-    if len(table.key) > 1:
-        index = quoted(f"syncd_name_{table.name}")
-        connection.run(f"CREATE INDEX IF NOT EXISTS {index} ON {table.numbers} (name)")
-        _name(connection, table)
-
-
-def prune(connection: Connection, table: Table, referring: Sequence[tuple[Table, Column]]) -> int:
+def prune(connection: Connection, table: Table, referring: Sequence[tuple[Table, Column]]) -> None:
     """Forget rows of a generated table that are gone, and of which nothing speaks any more.
 
-    referring: the columns that refer to it. Returns how many rows.
+    referring: the columns that refer to it.
     """
     unsaid = [
         f"NOT EXISTS (SELECT 1 FROM {one} AS o WHERE {table.on('o', 'n')})"
@@ -247,53 +236,15 @@ def prune(connection: Connection, table: Table, referring: Sequence[tuple[Table,
         "syncd_pruned",
         f"SELECT n.row, n.name FROM {table.numbers} AS n WHERE n.gone AND {' AND '.join(unsaid)}",
     ) as found:
-        if not found:
-            return 0
-        for child, column in referring:
+        for child, column in referring if found else ():
             for said in (
                 f"row IN (SELECT {quoted(column.name)} FROM {child.sql})",
                 f"name IN (SELECT {column.cell} FROM {child.shadow})",
             ):
                 connection.run(f"DELETE FROM temp.syncd_pruned WHERE {said}")
-        return connection.run(
+        connection.run(
             f"DELETE FROM {table.numbers} WHERE row IN (SELECT row FROM temp.syncd_pruned)"
         )
-
-
-def _name(connection: Connection, table: Table) -> None:
-    """Give rows of the map the name by which others refer to them, if they do and it is needed.
-
-    It is the list of the key's values, in the order of its columns' names, as SQL literals; not in
-    SQLite's own words, which differ by version, by encoding, and for 1 and 1.0.
-    """
-    if not table.is_parent or len(table.key) == 1:
-        return
-    encoding = str(connection.value("PRAGMA encoding")).lower()
-
-    def name(*values: Any) -> str:
-        kinds, parts = values[::2], values[1::2]
-        return ", ".join(
-            _part(kind, part, encoding) for kind, part in zip(kinds, parts, strict=True)
-        )
-
-    connection.define("syncd_name", name)
-    named = sorted(zip(table.key, table.key_cells, strict=True), key=lambda pair: pair[0].name)
-    values = ", ".join(
-        f"typeof({cell}), CASE typeof({cell}) WHEN 'text' THEN CAST({cell} AS BLOB) ELSE {cell} END"
-        for _, cell in named
-    )
-    filled = " AND ".join(f"{cell} IS NOT NULL" for cell in table.key_cells)
-    connection.run(
-        f"UPDATE {table.numbers} SET name = syncd_name({values}) WHERE name IS NULL AND {filled}"
-    )
-
-
-def _part(kind: str, value: Any, encoding: str) -> str:
-    if kind == "text":
-        return literal_of(text_of(value, encoding))
-    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE:
-        return str(int(value))
-    return literal_of(value)
 
 
 def _key(table: Table) -> tuple[str, ...]:

@@ -165,9 +165,8 @@ SALT_BITS = 24
 class Parent:
     """An enrolled table that a column refers to by row number, which is each host's own.
 
-    Such a value travels, and stands in the shadow, as the parent's sync key (see `numbers`): that
-    of a key of one column as it is, another by the name it has in the map. keys: how many columns
-    it has.
+    Such a value travels, and stands in the shadow, as the name of its row (see `names`). keys: how
+    many columns the table's key has.
     """
 
     name: str
@@ -180,25 +179,24 @@ class Parent:
 
     def travelling(self, here: str) -> str:
         """Return the SQL of a row number as every host understands it."""
-        return f"(SELECT n.{self._cell} FROM {self.numbers} AS n WHERE n.row = {here})"
+        return f"(SELECT n.{_name_cell(self.keys)} FROM {self.numbers} AS n WHERE n.row = {here})"
 
     def local(self, travelling: str) -> str:
-        """Return the SQL of the row number that a key has on this host; NULL for an unknown one."""
-        return f"(SELECT n.row FROM {self.numbers} AS n WHERE n.{self._cell} = {travelling})"
-
-    @property
-    def _cell(self) -> str:
-        return name_cell(self.keys)
+        """Return the SQL of the number that a name has on this host; NULL for an unknown one."""
+        is_it = f"n.{_name_cell(self.keys)} = {travelling}"
+        return f"(SELECT n.row FROM {self.numbers} AS n WHERE {is_it})"
 
 
-def name_cell(keys: int) -> str:
-    """Return the column of a table of row numbers that has a sync key as one value."""
+def _name_cell(keys: int) -> str:
     return "k0" if keys == 1 else "name"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column outside the key. number: its position in masks; preset: its DEFAULT's SQL."""
+    """A column outside the key. number: its position in masks; preset: its DEFAULT's SQL.
+
+    parent: whose row numbers it holds, if it refers to a table by them.
+    """
 
     number: int
     name: str
@@ -259,6 +257,11 @@ class Table:
     def numbers(self) -> str:
         """The table of its row numbers, quoted."""
         return quoted(numbers_of(self.name))
+
+    @property
+    def name_cell(self) -> str:
+        """The column of the table of its row numbers that has a row's name."""
+        return _name_cell(len(self.key))
 
     @property
     def names(self) -> tuple[str, ...]:
