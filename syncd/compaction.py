@@ -118,22 +118,26 @@ def forget(connection: Connection, part: Slice, now_ms: int, retention_ms: int) 
 
 
 def has_gone(connection: Connection) -> bool:
-    """Say whether rows with minted keys are gone of which somebody may have spoken.
-
-    Nobody can ask a table that is adrift whether it does.
-    """
-    return not adrift(connection) and any(
-        connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.numbers} WHERE gone)")
-        for table in load_tables(connection).values()
-        if table.is_generated
-    )
+    """Say whether rows with minted keys are gone of which somebody may have spoken."""
+    return bool(_with_gone(connection))
 
 
 def forget_gone(connection: Connection) -> None:
     """Forget the numbers of such rows, once nothing speaks of them."""
-    for table in load_tables(connection).values():
-        if table.is_generated:
-            numbers.prune(connection, table, children.referring(connection, table))
+    for table in _with_gone(connection):
+        numbers.prune(connection, table, children.referring(connection, table))
+
+
+def _with_gone(connection: Connection) -> list[Table]:
+    """Return the tables with such rows; none if one is adrift, as it cannot be asked."""
+    if adrift(connection):
+        return []
+    return [
+        table
+        for table in load_tables(connection).values()
+        if table.is_generated
+        and connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.numbers} WHERE gone)")
+    ]
 
 
 def has_conflicts(connection: Connection, now_ms: int, retention_ms: int) -> bool:

@@ -107,15 +107,16 @@ def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
     (column,) = (column for column in table.columns if column.name == lost.column)
     names = ", ".join(f"column{i + 1} AS {cell}" for i, cell in enumerate(table.key_cells))
     value = column.local("(SELECT lost_value FROM syncd_conflict WHERE id = ?1)")
-    if column.parent is not None and not connection.value(
-        f"SELECT {value} IN (SELECT {load_tables(connection)[column.parent.name].rowid} FROM"
-        f" {quoted(column.parent.name)}) OR lost_value IS NULL FROM syncd_conflict WHERE id = ?1",
-        (lost.id,),
-    ):
-        raise NotRestorable(
-            f"{column.parent.name} has no row {lost.lost_value!r} here any more",
-            hint="It was deleted; insert it again, then restore the value.",
+    if column.parent is not None and lost.lost_value is not None:
+        parent = load_tables(connection).get(column.parent.name)
+        is_there = parent is not None and connection.value(
+            f"SELECT {value} IN (SELECT {quoted(str(parent.rowid))} FROM {parent.sql})", (lost.id,)
         )
+        if not is_there:
+            raise NotRestorable(
+                f"{column.parent.name} has no row {lost.lost_value!r} here any more",
+                hint="It was deleted; insert it again, then restore the value.",
+            )
     # The key was written as literals.
     if not connection.run(
         f"UPDATE {table.sql} SET {quoted(lost.column)} = {value}"

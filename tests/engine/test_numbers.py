@@ -629,6 +629,30 @@ class TestReferences:
             a.replica.restore(a.replica.conflicts()[0].id)
         assert cars(a) == [("A", "bert")]
 
+    def test_a_reference_is_restored_whatever_the_number_is_called(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """And refused where the parent's table cannot be asked."""
+        ddl = """
+            CREATE TABLE owners ("order" INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+            CREATE TABLE cars (plate TEXT PRIMARY KEY, owner REFERENCES owners ("order"));
+        """
+        a, b = make_hosts("a", "b", ddl=ddl, tables=FAMILY_KEYS)
+        a.write("INSERT INTO owners (name) VALUES ('ana'), ('bob')")
+        a.write("INSERT INTO cars (plate) VALUES ('A')")
+        settle(a, b)
+        a.write("UPDATE cars SET owner = 1")
+        b.clock.ms += 1_000
+        b.write("UPDATE cars SET owner = 2")
+        settle(a, b)
+        (lost,) = a.replica.conflicts()
+        a.write("ALTER TABLE owners RENAME TO away")
+        with pytest.raises(NotRestorable, match="has no row 'ana' here any more"):
+            a.replica.restore(lost.id)
+        a.write("ALTER TABLE away RENAME TO owners")
+        a.replica.restore(lost.id)
+        assert a.rows("SELECT owner FROM cars") == [(1,)]
+
     def test_rows_of_a_local_table_get_no_other_parent(self, make_hosts: MakeHosts) -> None:
         """A table that stays on its host refers to devices; one has gone, another comes."""
         ddl = """
@@ -894,7 +918,7 @@ class TestKeysOfSeveralParts:
         settle(a, b)
         assert ("no", None, "bert", b"\0") in posts(a)
         (lost,) = a.replica.conflicts()
-        assert lost.lost_value == "'ana''s', 1"  # account, number
+        assert lost.lost_value == "'ana''s', 1"
         a.replica.restore(lost.id)
         assert ("no", None, "ana's", 1) in posts(a)
 
@@ -936,3 +960,18 @@ class TestKeysOfSeveralParts:
         assert kept[:2] == [[(2,)], [(2,)]]
         assert kept[2:4] == [[(1,)], [(1,)]]
         assert kept[4:] == [[(0,)], [(0,)]]
+
+    def test_no_number_is_forgotten_while_a_table_cannot_be_asked(
+        self, hosts: tuple[Host, Host]
+    ) -> None:
+        """A child that waits may say whose it was, and its table is renamed away for now."""
+        a, b = hosts
+        a.write("DELETE FROM posts WHERE said = 'well'")
+        settle(a, b)
+        for host in hosts:
+            host.clock.ms += 100 * DAY_MS
+        settle(a, b)
+        a.write("ALTER TABLE votes RENAME TO away")
+        assert a.replica.compact().deaths
+        a.write("ALTER TABLE away RENAME TO votes")
+        assert a.rows("SELECT count(*) FROM syncd_numbers_posts WHERE gone") == [(1,)]
