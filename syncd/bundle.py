@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import operator
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -108,8 +108,8 @@ class Section(msgspec.Struct, frozen=True, omit_defaults=True):
     """Changes of one table that write the same registers; no key occurs twice.
 
     existence: NO_EXISTENCE, ALIVE or DEAD. keys and values: one Column per name in `key` and
-    `columns`. origins: positions in the frame's `origins`. seqs and hlcs: differences from the
-    previous row, the first from zero. ahead: whether the sender holds them for their stamps.
+    `columns`. origins: positions in the frame's `origins`. seqs and hlcs: in a packed frame, each
+    is the difference from the one before. ahead: whether the sender holds them for their stamps.
     """
 
     table: str
@@ -210,16 +210,6 @@ T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def deltas(values: Sequence[int]) -> list[int]:
-    """Return each value's difference from its predecessor, the first from zero."""
-    return list(map(operator.sub, values, itertools.chain((0,), values)))
-
-
-def undeltas(differences: Sequence[int]) -> list[int]:
-    """Invert `deltas`."""
-    return list(itertools.accumulate(differences))
-
-
 def write(stream: BinaryIO, header: Header, frames: Iterable[Frame]) -> int:
     """Write a whole bundle; return the number of bytes."""
     size = stream.write(MAGIC) + _write_record(stream, _HEADER, _encode(header))
@@ -230,7 +220,7 @@ def write(stream: BinaryIO, header: Header, frames: Iterable[Frame]) -> int:
 def compress(frame: Frame) -> bytes:
     """Encode a frame; a raw size over the bound is a `BundleTooLarge`."""
     try:
-        raw = _encode(frame)
+        raw = _encode(_with_stamps(frame, _differences))
     except UnicodeEncodeError as error:
         raise BundleError(f"text that is not Unicode reached the encoder: {error}") from error
     if len(raw) > FRAME_BYTES_MAX:
@@ -244,7 +234,7 @@ def compress(frame: Frame) -> bytes:
 
 def decompress(packed: bytes) -> Frame:
     """Decode a frame and check that its parts fit together."""
-    frame = decode(_unpack(packed), Frame)
+    frame = _with_stamps(decode(_unpack(packed), Frame), _sums)
     _check(frame)
     return frame
 
@@ -266,7 +256,7 @@ def outline(packed: bytes) -> Outline:
     changes: dict[str, int] = {}
     for section in found.sections:
         last: dict[int, int] = {}
-        for number, seq in zip(section.origins, undeltas(section.seqs), strict=False):
+        for number, seq in zip(section.origins, _sums(section.seqs), strict=False):
             if seq > last.get(number, 0):
                 last[number] = seq
         if not last.keys() <= set(range(len(found.origins))):
@@ -274,6 +264,24 @@ def outline(packed: bytes) -> Outline:
         reach = reach.join({found.origins[number]: seq for number, seq in last.items()})
         changes[section.table] = changes.get(section.table, 0) + len(section.origins)
     return Outline(bare, reach, changes)
+
+
+def _with_stamps(frame: Frame, change: Callable[[Sequence[int]], list[int]]) -> Frame:
+    sections = [
+        msgspec.structs.replace(section, seqs=change(section.seqs), hlcs=change(section.hlcs))
+        for section in frame.sections
+    ]
+    return msgspec.structs.replace(frame, sections=sections)
+
+
+def _differences(values: Sequence[int]) -> list[int]:
+    """Return each value's difference from its predecessor, the first from zero."""
+    return list(map(operator.sub, values, itertools.chain((0,), values)))
+
+
+def _sums(differences: Sequence[int]) -> list[int]:
+    """Invert `_differences`."""
+    return list(itertools.accumulate(differences))
 
 
 def _unpack(packed: bytes) -> bytes:
@@ -362,8 +370,8 @@ def select(section: Section, wanted: Sequence[bool]) -> Section:
     return msgspec.structs.replace(
         section,
         origins=some(section.origins),
-        seqs=deltas(some(undeltas(section.seqs))),
-        hlcs=deltas(some(undeltas(section.hlcs))),
+        seqs=some(section.seqs),
+        hlcs=some(section.hlcs),
         keys=[column(packed) for packed in section.keys],
         values=[column(packed) for packed in section.values],
     )
@@ -479,8 +487,7 @@ def _check_values(column: Column, where: str) -> None:
 
 
 def _check_stamps(section: Section, where: str) -> None:
-    seqs, hlcs = undeltas(section.seqs), undeltas(section.hlcs)
-    if seqs and (min(seqs) < 1 or max(seqs) > 2**53):
+    if section.seqs and (min(section.seqs) < 1 or max(section.seqs) > 2**53):
         raise BundleError(f"{where}: a seq out of range")
-    if hlcs and (min(hlcs) < 0 or max(hlcs) >= 2**63):
+    if section.hlcs and (min(section.hlcs) < 0 or max(section.hlcs) >= 2**63):
         raise BundleError(f"{where}: a clock reading out of range")

@@ -210,8 +210,8 @@ def _section(table: Table, mask: int, columns: list[Column], found: list[bundle.
         columns=[column.name for column in columns],
         existence=bundle.DEAD if mask & DEAD_BIT else existence,
         origins=origins,
-        seqs=bundle.deltas(seqs),
-        hlcs=bundle.deltas(hlcs),
+        seqs=seqs,
+        hlcs=hlcs,
         keys=packed[: len(table.key)],
         values=packed[len(table.key) :],
     )

@@ -66,7 +66,7 @@ def lines(reader: Reader) -> Iterator[dict[str, Any]]:
 
 
 def _section_lines(frame: Frame, section: Section) -> Iterator[dict[str, Any]]:
-    seqs, hlcs = bundle.undeltas(section.seqs), bundle.undeltas(section.hlcs)
+    seqs, hlcs = section.seqs, section.hlcs
     keys = [_json_values(column) for column in section.keys]
     values = [_json_values(column) for column in section.values]
     for row, number in enumerate(section.origins):

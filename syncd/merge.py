@@ -382,7 +382,7 @@ class _Scope:
     def _merge_into(self, table: Table, section: Section, showing: Showing) -> Counts:
         columns = staging.columns_of(table, section)
         known = {} if section.ahead else self._known_to_sender
-        self.hlc_seen = max(self.hlc_seen, *bundle.undeltas(section.hlcs))
+        self.hlc_seen = max(self.hlc_seen, *section.hlcs)
         connection = self._connection
         with staging.changes(connection, table, section, self._staged):
             if self._merged:
@@ -416,7 +416,7 @@ def _is_known(section: Section, merged: Mapping[int, int]) -> bool:
     if not len(section):
         return True
     least = min(merged.get(origin, 0) for origin in set(section.origins))
-    return max(bundle.undeltas(section.seqs)) <= least
+    return max(section.seqs) <= least
 
 
 def _in_key_order(table: Table, section: Section) -> Section:
@@ -436,7 +436,7 @@ def _in_key_order(table: Table, section: Section) -> Section:
 
 
 def _split_future(section: Section, hlc_max: int) -> tuple[Section, Section | None]:
-    hlcs = bundle.undeltas(section.hlcs)
+    hlcs = section.hlcs
     if not hlcs or max(hlcs) <= hlc_max:
         return section, None
     ahead = [hlc > hlc_max for hlc in hlcs]

@@ -95,7 +95,7 @@ def note(connection: Connection, sender: int, frame: Frame, sections: Sequence[S
     for section in sections:
         connection.many(
             f"INSERT OR IGNORE INTO syncd_came VALUES ({sender}, ?, ?)",
-            zip(section.origins, bundle.undeltas(section.seqs), strict=True),
+            zip(section.origins, section.seqs, strict=True),
         )
 
 

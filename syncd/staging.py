@@ -122,8 +122,8 @@ def _create(connection: Connection, name: str, table: Table, section: Section) -
         f" VALUES ({', '.join('?' * len(cells))}, {mask})",
         zip(
             section.origins,
-            bundle.undeltas(section.seqs),
-            bundle.undeltas(section.hlcs),
+            section.seqs,
+            section.hlcs,
             *(column.values for column in packed.values()),
             strict=True,
         ),

@@ -99,9 +99,7 @@ def _not_before(table: Table) -> str:
 
 
 def _kept(section: Section, rows: Sequence[tuple[int, int, int, int]]) -> Section:
-    changes = zip(
-        section.origins, bundle.undeltas(section.seqs), bundle.undeltas(section.hlcs), strict=True
-    )
+    changes = zip(section.origins, section.seqs, section.hlcs, strict=True)
     wanted = [
         not any(
             origin == of and first <= seq <= last and hlc > above for of, first, last, above in rows

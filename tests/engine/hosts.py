@@ -280,9 +280,9 @@ def changes_in(frame: Frame) -> set[Change]:
 
 def _stamps(section: bundle.Section, origins: list[bytes]) -> list[Stamp]:
     numbered = zip(
-        bundle.undeltas(section.hlcs),
+        section.hlcs,
         section.origins,
-        bundle.undeltas(section.seqs),
+        section.seqs,
         strict=True,
     )
     return [Stamp(hlc, origins[number], seq) for hlc, number, seq in numbered]
