@@ -20,6 +20,7 @@ from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
 
 _MASKS = {bundle.NO_EXISTENCE: 0, bundle.ALIVE: ALIVE_BIT, bundle.DEAD: DEAD_BIT}
 _CONSTANTS = {type(None), str, int}
+_LEFT_ALONE = {"TEXT": str, "INTEGER": int, "BLOB": bytes}
 
 
 @dataclass
@@ -133,7 +134,7 @@ def _create(connection: Connection, name: str, table: Table, section: Section) -
             f"UPDATE temp.{name} SET {cell} = CAST({cell} AS TEXT) WHERE id = ?",
             [(row + 1,) for row in column.raw_text],
         )
-    _refuse_repeats(connection, name, table)
+    _refuse_repeats(connection, name, table, section)
 
 
 def _declared(column: Column, constants: dict[str, str]) -> str:
@@ -154,8 +155,22 @@ def _constant(column: bundle.Column) -> str | None:
     return None if "\0" in literal else literal
 
 
-def _refuse_repeats(connection: Connection, name: str, table: Table) -> None:
+def _refuse_repeats(connection: Connection, name: str, table: Table, section: Section) -> None:
+    if _are_plain(table, section) and len(_distinct(section)) == len(section):
+        return
     # Two keys that differ on the wire may still be one here, after the column's affinity.
     cells = ", ".join(table.key_cells)
     if connection.value(f"SELECT 1 FROM temp.{name} GROUP BY {cells} HAVING count(*) > 1 LIMIT 1"):
         raise BundleError(f"table {table.name!r}: one row occurs twice among changes of one kind")
+
+
+def _are_plain(table: Table, section: Section) -> bool:
+    """Say whether all keys are of a kind that their column's affinity leaves as it is."""
+    return all(
+        not packed.raw_text and set(map(type, packed.values)) <= {_LEFT_ALONE.get(column.affinity)}
+        for column, packed in zip(table.key, section.keys, strict=True)
+    )
+
+
+def _distinct(section: Section) -> set[tuple[object, ...]]:
+    return set(zip(*(packed.values for packed in section.keys), strict=True))

@@ -9,14 +9,16 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 from engine.conftest import MakeHosts
 from engine.hosts import DEVICES_KEY, Host, ask, pull
 from engine.test_plans import traced
 from engine.test_values import VALUES, mark
 from syncd import merge
+from syncd.bundle import Column
 from syncd.database import Connection
-from syncd.errors import DatabaseBusy
+from syncd.errors import BundleError, DatabaseBusy
 
 BARE = "CREATE TABLE bare (k TEXT PRIMARY KEY, v)"
 
@@ -134,3 +136,32 @@ def test_values_that_are_only_equal_stay_what_they_are(
         a.write("INSERT INTO bare VALUES (?, ?)", key, value)
     pull(b, a)
     assert b.table("bare", ["k"], ["v"]) == a.table("bare", ["k"], ["v"])
+
+
+@pytest.mark.parametrize(
+    ("affinity", "keys", "raw_text"),
+    [
+        ("TEXT", ["x", "x"], []),
+        ("TEXT", [1, "1"], []),
+        ("TEXT", ["x", b"x"], [1]),
+        ("INTEGER", [1, 1], []),
+        ("INTEGER", ["1", "1.0"], []),
+        ("REAL", [1, 1.0], []),
+        ("BLOB", [1, 1.0], []),
+        ("BLOB", [b"x", b"x"], []),
+    ],
+)
+def test_keys_that_are_one_row_here_are_refused(
+    make_hosts: MakeHosts, affinity: str, keys: list[Any], raw_text: list[int]
+) -> None:
+    ddl = f"CREATE TABLE bare (k {affinity} PRIMARY KEY NOT NULL, v) WITHOUT ROWID"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"bare": ["k"]})
+    a.write("INSERT INTO bare VALUES (2, 'two'), (3, 'three')")
+    header, frame = ask(b, a)
+    (section,) = frame.sections
+    doubled = replace(section, keys=[Column(keys, raw_text)])
+    with pytest.raises(BundleError, match="one row occurs twice"):
+        b.replica.merge(header, replace(frame, sections=[doubled]))
+    assert b.rows("SELECT * FROM bare") == []
+    pull(b, a)
+    assert len(b.rows("SELECT * FROM bare")) == 2
