@@ -135,7 +135,8 @@ class _News:
         """
         whole = ALIVE_BIT | table.columns_mask
         entries = f"SELECT e.* FROM {table.changes} AS e WHERE {self._where(cut)}"
-        if cut < self.top:
+        masks = self._masks(entries)
+        if cut < self.top and any(mask & ALIVE_BIT and mask & whole != whole for mask in masks):
             entries += (
                 f" UNION ALL SELECT e.* FROM {table.changes} AS b"
                 f" CROSS JOIN {table.changes} AS e ON {table.on('e', 'b')}"
@@ -143,26 +144,32 @@ class _News:
                 f" AND b.mask & {whole} <> {whole}"
                 f" AND {self._where(self.top)} AND e.position > {cut}"
             )
-        yield from self.chosen(table, entries, room)
+            masks = self._masks(entries)
+        if len(masks) == 1:  # as in most of what a new host asks for
+            yield from self._of_mask(table, masks[0], f"({entries})", room)
+        else:
+            yield from self.chosen(table, entries, room)
 
     def chosen(self, table: Table, entries: str, room: Room) -> Iterator[Section]:
         """Yield a table's changes among the entries of a query, one section per mask and place."""
         with self._connection.temporary("syncd_frame", entries):
-            masks = self._connection.rows("SELECT DISTINCT mask FROM temp.syncd_frame")
-            for (mask,) in sorted(masks):
-                columns = [column for column in table.columns if column.bit & mask]
-                if columns or mask & (ALIVE_BIT | DEAD_BIT):
-                    yield from self._of_mask(table, mask, columns, room)
+            for mask in self._masks("SELECT mask FROM temp.syncd_frame"):
+                yield from self._of_mask(table, mask, "temp.syncd_frame", room)
 
-    def _of_mask(
-        self, table: Table, mask: int, columns: list[Column], room: Room
-    ) -> Iterator[Section]:
+    def _masks(self, entries: str) -> list[int]:
+        found = self._connection.rows(f"SELECT DISTINCT mask FROM ({entries})")
+        return sorted(mask for (mask,) in found)
+
+    def _of_mask(self, table: Table, mask: int, entries: str, room: Room) -> Iterator[Section]:
+        columns = [column for column in table.columns if column.bit & mask]
+        if not columns and not mask & (ALIVE_BIT | DEAD_BIT):
+            return
         stamp_and_key = ["e.origin", "e.seq", "e.hlc", *(f"e.{cell}" for cell in table.key_cells)]
         for place, values in self._places(table, columns):
             found = columns_of(
                 self._connection,
                 [*stamp_and_key, *values],
-                f"FROM temp.syncd_frame AS e {place} WHERE e.mask = ?",
+                f"FROM {entries} AS e {place} WHERE e.mask = ?",
                 (mask,),
                 room,
             )
