@@ -30,7 +30,7 @@ _EVENTS = (
     "displace_update",
 )
 # The one wall clock with milliseconds that every SQLite since 3.0 has.
-_WALL = "julianday('now')"
+_WALL = "julianday()"
 
 
 def triggers(table: Table, definition: Definition) -> dict[str, str]:
@@ -53,7 +53,10 @@ def triggers(table: Table, definition: Definition) -> dict[str, str]:
     }
     if table.columns:
         changed = " OR ".join(_differs(c.name, c.affinity) for c in table.columns)
-        mask = " | ".join(f"(({_differs(c.name, c.affinity)}) * {c.bit})" for c in table.columns)
+        mask = " | ".join(
+            f"CASE WHEN {_differs(c.name, c.affinity)} THEN {c.bit} ELSE 0 END"
+            for c in table.columns
+        )
         bodies["update"] = (
             "AFTER UPDATE",
             f"{same_key} AND ({changed})",

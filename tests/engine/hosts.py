@@ -64,7 +64,7 @@ class Clock:
         return self.ms
 
     def julian(self) -> float:
-        """Return the same moment as julianday('now') would, in the middle of its millisecond."""
+        """Return the same moment as julianday() would, in the middle of its millisecond."""
         return (self.ms + 0.5) / DAY_MS + _UNIX_EPOCH_JULIAN
 
 
@@ -101,7 +101,7 @@ class Host:
         """Open another writer's connection, under this host's wall clock."""
         connection = sqlite3.connect(self.path, isolation_level=None)
         connection.execute("PRAGMA synchronous = OFF")
-        connection.create_function("julianday", 1, lambda _: self.clock.julian())
+        connection.create_function("julianday", 0, self.clock.julian)
         return connection
 
     def replica_of(self, tables: Mapping[str, Key]) -> Replica:

@@ -370,7 +370,7 @@ class Machine:
         writer = sqlite3.connect(self.path, isolation_level=None)
         writer.execute("PRAGMA synchronous = OFF")
         writer.execute(f"PRAGMA foreign_keys = {self._enforced}")
-        writer.create_function("julianday", 1, lambda _: self.clock.julian())
+        writer.create_function("julianday", 0, self.clock.julian)
         writer.create_function("random", 0, lambda: int.from_bytes(self.random("salt")[:7]))
         return writer
 
@@ -387,20 +387,6 @@ class Machine:
         )
 
 
-def _julianday(clock: Clock) -> Callable[[Any], float | None]:
-    """Return SQLite's julianday() under another wall clock."""
-    plain = sqlite3.connect(":memory:")
-
-    def julianday(time: Any) -> float | None:
-        if time == "now":
-            return clock.julian()
-        ((found,),) = plain.execute("SELECT julianday(?)", (time,))
-        assert found is None or isinstance(found, float)
-        return found
-
-    return julianday
-
-
 def open_watched(machines: dict[Path, Machine]) -> Callable[[Database], sqlite3.Connection]:
     """Return what opens the engine's connections, in place of `Database._open`."""
     opened = Database._open
@@ -411,7 +397,7 @@ def open_watched(machines: dict[Path, Machine]) -> Callable[[Database], sqlite3.
             raw = opened(database)
         assert isinstance(raw, Watched)
         machine = machines[database.path]
-        raw.create_function("julianday", 1, _julianday(machine.clock))
+        raw.create_function("julianday", 0, machine.clock.julian)
         raw.process, raw.is_main = machine.process, database.path == machine.path
         machine.process.connections.append(raw)
         return raw
