@@ -59,7 +59,10 @@ def query(
 def _hangs(reference: ForeignKey) -> str:
     """Return the condition that row `c` refers to row `p`.
 
-    Without the parent's affinity, for which an index of the child's columns would be no use.
+    Without the parent's affinity, for which an index of the child's columns would be no use. What
+    tells parents apart compares as bytes, whatever the child's collation.
     """
     pairs = zip(reference.columns, reference.parent_columns, strict=True)
-    return " AND ".join(f"c.{quoted(child)} = +p.{quoted(parent)}" for child, parent in pairs)
+    return " AND ".join(
+        f"c.{quoted(child)} = +p.{quoted(parent)} COLLATE BINARY" for child, parent in pairs
+    )

@@ -140,7 +140,8 @@ class Candidates:
         Of each all expressions can be made that its table is declared with.
         """
         connection, made_of = self._connection, self._demands.made_of
-        connection.run(f"CREATE TEMP TABLE {self._whole} AS {self._candidates()}")
+        self._create(self._whole)
+        connection.run(f"INSERT INTO temp.{self._whole} {self._candidates()}")
         if expressions := [*made_of.values(), *self._indexed_expressions()]:
             tried = ", ".join(f"max(({one}) IS NULL)" for one in expressions)
             whole = f"temp.{self._whole} AS {self._table.sql}"
@@ -148,11 +149,33 @@ class Candidates:
                 self._whole, lambda ids: connection.rows(f"SELECT {tried} FROM {whole} WHERE {ids}")
             )
             self._give_up(self._whole, _list(bad))
-        made = "".join(f", ({sql}) AS {quoted(name)}" for name, sql in made_of.items())
-        connection.run(
-            f"CREATE TEMP TABLE {self._candidate} AS SELECT *{made} FROM temp.{self._whole}"
-        )
+        self._create(self._candidate, *map(quoted, made_of))
+        made = "".join(f", ({sql})" for sql in made_of.values())
+        whole = f"temp.{self._whole} AS {self._table.sql}"
+        connection.run(f"INSERT INTO temp.{self._candidate} SELECT *{made} FROM {whole}")
         connection.run(f"DROP TABLE temp.{self._whole}")
+
+    def _create(self, name: str, *generated: str) -> None:
+        """Make a temporary table for candidates, whose columns compare like those of their table.
+
+        Or else an index's predicate would choose other rows there.
+        """
+        table = self._table
+        users = [*table.identity]
+        if table.rowid is not None and not table.is_generated:
+            users.append(quoted(table.rowid))
+        users += [quoted(column.name) for column in (*table.columns, *table.excluded)]
+        declared = self._demands.declared
+        keys = ", ".join(
+            f"syncd_{cell} {column.affinity}"
+            for cell, column in zip(table.key_cells, table.key, strict=True)
+        )
+        listed = [
+            *(f"{column} {declared[column]}" for column in users),
+            f"{keys}, syncd_id INTEGER, syncd_row INTEGER, syncd_stamp TEXT",
+            *(f"{column} {declared[column]}" for column in generated),
+        ]
+        self._connection.run(f"CREATE TEMP TABLE {name} ({', '.join(listed)})")
 
     def _indexed_expressions(self) -> list[str]:
         """Return what must be unique and takes more than a column to say."""

@@ -45,6 +45,17 @@ def generated(sql: str, names: Collection[str]) -> dict[str, str]:
     }
 
 
+def collations(sql: str) -> dict[str, str]:
+    """Return the collations that CREATE TABLE declares columns with: name to collation."""
+    found = {}
+    for declared in _listed(sql)[0]:
+        words = [match[0] for match in _words(_outside(declared))]
+        for word, after in itertools.pairwise(words):
+            if word.casefold() == "collate":
+                found[_unquoted(words[0])] = _unquoted(after)
+    return found
+
+
 def expanded(sql: str, made_of: Mapping[str, str]) -> str:
     """Return an expression with what columns are made of in place of their names."""
     by_name = {name.casefold(): name for name in made_of}
@@ -168,6 +179,17 @@ def _behind_as(declared: str) -> str:
             outside, inside = outside + (match[3] or ""), ""
         depth += match[2] == "("
     raise ValueError(f"not generated: {declared}")
+
+
+def _outside(declared: str) -> str:
+    """Return what stands in no parentheses of a column's declaration."""
+    outside, depth = "", 0
+    for match in _TOKEN.finditer(declared):
+        depth -= match[2] == ")"
+        if not depth:
+            outside += match[0]
+        depth += match[2] == "("
+    return outside
 
 
 def _unquoted(name: str) -> str:

@@ -223,7 +223,8 @@ class Constraints:
     """What an enrolled table demands of its rows, as it stands now.
 
     has_policy: a constraint may say what to do instead of refusing a row. made_of: its generated
-    columns, each with the SQL of what it is made of.
+    columns, each with the SQL of what it is made of. declared: what to declare a column with that
+    is to compare like the table's own, by its quoted name.
     """
 
     required: frozenset[str]
@@ -231,6 +232,7 @@ class Constraints:
     foreign_keys: tuple[ForeignKey, ...]
     has_policy: bool
     made_of: Mapping[str, str]
+    declared: Mapping[str, str]
 
     @property
     def strictly(self) -> str:
@@ -271,6 +273,7 @@ def _constraints(connection: Connection, name: str, key: Sequence[str]) -> Const
             )
         ),
         _made_of(connection, name, infos),
+        _declared(connection, name, infos),
     )
 
 
@@ -420,6 +423,14 @@ def _uniques(connection: Connection, name: str, infos: list[_Info]) -> list[Uniq
     return found
 
 
+def _declared(connection: Connection, name: str, infos: list[_Info]) -> dict[str, str]:
+    collations = ddl.collations(_create_table(connection, name))
+    return {
+        quoted(info.name): f"{info.affinity} COLLATE {quoted(collations.get(info.name, 'BINARY'))}"
+        for info in infos
+    }
+
+
 def _made_of(connection: Connection, name: str, infos: list[_Info]) -> dict[str, str]:
     """Return what a table's generated columns are made of: name to SQL.
 
@@ -428,10 +439,14 @@ def _made_of(connection: Connection, name: str, infos: list[_Info]) -> dict[str,
     names = [info.name for info in infos if info.generated]
     if not names:
         return {}
-    sql = connection.value(
+    return ddl.generated(_create_table(connection, name), names)
+
+
+def _create_table(connection: Connection, name: str) -> str:
+    sql: str = connection.value(
         "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,)
     )
-    return ddl.generated(sql, names)
+    return sql
 
 
 def _foreign_keys(connection: Connection, name: str) -> tuple[ForeignKey, ...]:
