@@ -118,11 +118,15 @@ def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
                 hint="It was deleted; insert it again, then restore the value.",
             )
     # The key was written as literals.
-    if not connection.run(
-        f"UPDATE {table.sql} SET {quoted(lost.column)} = {value}"
-        f" WHERE {table.among(f'SELECT {names} FROM (VALUES ({lost.key}))')}",
-        (lost.id,),
-    ):
+    row = table.among(f"SELECT {names} FROM (VALUES ({lost.key}))")
+    update = f"UPDATE {table.sql} SET {quoted(lost.column)} = {value} WHERE {row}"
+    written: list[int] = []
+    if not connection.attempt(lambda: written.append(connection.run(update, (lost.id,)))):
+        raise NotRestorable(
+            f"{lost.table}.{lost.column} of the row ({lost.key}) cannot be {lost.lost_value!r} now",
+            hint="Another row has that value, or a CHECK or a trigger of the table refuses it.",
+        )
+    if written == [0]:
         raise NotRestorable(
             f"{lost.table} does not show the row ({lost.key})",
             hint="It is held, or was deleted. "
