@@ -11,7 +11,7 @@ A dead entry owns every register of its row that is older than itself. All of it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from syncd import bundle, children, held, numbers, staging
 from syncd.clock import COUNTER_BITS
@@ -74,8 +74,16 @@ on top of the greatest of where the clock stood and of each wall clock so far le
 """
 
 
+Log = Callable[[Connection, Table], object]
+"""Logs what the births in `temp.syncd_contest` overwrite of rows that are hidden."""
+
+
 def fold(
-    connection: Connection, entries_max: int = FOLD_ENTRIES, *, minted_under: bytes | None = None
+    connection: Connection,
+    entries_max: int = FOLD_ENTRIES,
+    *,
+    log_hidden: Log,
+    minted_under: bytes | None = None,
 ) -> int:
     """Take the oldest journal entries into the changelog; return how many remain.
 
@@ -92,7 +100,8 @@ def fold(
         written = {id_ for (id_,) in connection.rows("SELECT DISTINCT tbl FROM temp.syncd_slice")}
         for name, table in remembered(connection).items():
             if table.id in written:
-                _fold_table(connection, table, minted_under, is_readable=name not in unreadable)
+                is_readable = name not in unreadable
+                _fold_table(connection, table, log_hidden, minted_under, is_readable=is_readable)
         for table in load_tables(connection).values():
             if table.id in written:
                 children.expect_parents(connection, table, _written_rows(table))
@@ -125,7 +134,12 @@ def take_seqs(connection: Connection, count: int) -> int:
 
 
 def _fold_table(
-    connection: Connection, table: Table, minted_under: bytes | None, *, is_readable: bool
+    connection: Connection,
+    table: Table,
+    log_hidden: Log,
+    minted_under: bytes | None,
+    *,
+    is_readable: bool,
 ) -> None:
     """Take a table's entries in. What cannot be looked up now is for `syncd init` to find."""
     cells = ", ".join(table.key_cells)
@@ -162,8 +176,11 @@ def _fold_table(
             numbers.free(connection, table, died)
         connection.run("DELETE FROM temp.syncd_staged WHERE mask = 0")
         _keep_last_writes(connection, table)
-        with resolved(connection, table):
-            # Whatever was hidden is older than this host's own birth or death of the row.
+        with resolved(connection, table) as contested:
+            # Whatever was hidden is older than this host's own birth or death of the row. Who gave
+            # birth to it here could not see what had been merged.
+            if contested and is_readable:
+                log_hidden(connection, table)
             connection.run(
                 f"DELETE FROM {table.shadow} WHERE ({cells}) IN (SELECT {cells}"
                 f" FROM temp.syncd_staged WHERE mask & {ALIVE_BIT | DEAD_BIT})"

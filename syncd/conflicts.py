@@ -166,6 +166,32 @@ def log(
     return count
 
 
+def log_hidden(connection: Connection, table: Table, *, now_ms: int) -> None:
+    """Log what births of this host overwrite of rows that are alive and do not show.
+
+    To be called after `changelog.resolved` and before the shadow is touched. This host has merged
+    those rows, and whoever writes here could not see them.
+    """
+    key = table.literals("x.")
+    for column in table.columns:
+        here, hidden_value = column.travelling("t"), f"h.{column.cell}"
+        connection.run(
+            f"""
+            INSERT OR IGNORE INTO syncd_conflict (at_ms, ended_ms, reason, tbl, key, won_key, col,
+                lost_value, lost_hlc, lost_origin, lost_seq, won_value, won_hlc, won_origin,
+                won_dead)
+            SELECT :now, :now, :reason, :table, {key}, {key}, :column,
+                {hidden_value}, x.hlc, x.origin, x.seq, {here}, x.staged_hlc, x.staged_origin, 0
+            FROM temp.syncd_contest AS x
+            JOIN {table.shadow} AS h ON {table.on("h", "x")} AND h.alive = 1
+            LEFT JOIN {table.sql} AS t ON {table.on_user("t", "x")}
+            WHERE NOT x.stands AND x.staged_mask & {ALIVE_BIT} AND x.mask & {column.bit}
+                AND ({_differs(column).format(hidden_value, here)})
+            """,
+            {"now": now_ms, "reason": OVERWRITTEN, "table": table.name, "column": column.name},
+        )
+
+
 @dataclass(frozen=True)
 class ForgottenDeaths:
     """Deaths that nobody remembers any more.
@@ -237,8 +263,7 @@ def _log_column(
 ) -> int:
     bit = column.bit
     key = table.literals("x.")
-    # Without affinity 1 and 1.0 compare equal and are not.
-    differs = "{0} IS NOT {1}" + (" OR typeof({0}) <> typeof({1})" * (column.affinity == "BLOB"))
+    differs = _differs(column)
     present = f"CASE WHEN {_shown(table)} THEN {column.travelling('t')} ELSE h.{column.cell} END"
     is_met_by_death = f"x.mask & {DEAD_BIT} AND x.staged_mask & {bit}"
     meets_death = f"x.staged_mask & {DEAD_BIT} AND x.mask & {bit}"
@@ -270,6 +295,11 @@ def _log_column(
         """,
         {"now": now_ms, "reason": OVERWRITTEN, "table": table.name, "column": column.name},
     )
+
+
+def _differs(column: Column) -> str:
+    # Without affinity 1 and 1.0 compare equal and are not.
+    return "{0} IS NOT {1}" + (" OR typeof({0}) <> typeof({1})" * (column.affinity == "BLOB"))
 
 
 def _shown(table: Table) -> str:

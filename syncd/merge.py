@@ -8,6 +8,7 @@ is newer than its death (`show`). All of it is set-based SQL; per section Python
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -256,7 +257,8 @@ def take_journal(connection: Connection, now_ms: int, *, minted_under: bytes | N
     Once none does, rows that were held back may show, because what stood in their way is gone.
     minted_under: see `changelog.fold`.
     """
-    remaining = changelog.fold(connection, minted_under=minted_under)
+    log_hidden = functools.partial(conflicts.log_hidden, now_ms=now_ms)
+    remaining = changelog.fold(connection, log_hidden=log_hidden, minted_under=minted_under)
     if not remaining:
         settle_now(connection, now_ms)
     return remaining

@@ -263,3 +263,72 @@ def test_values_that_only_differ_in_their_type_are_a_conflict(trio: list[Host]) 
     settle(a, b)
     assert [*a.conflicts(), *b.conflicts()] == [("devices", "note", 1, 1.0)]
     assert a.rows("SELECT typeof(note) FROM devices") == [("real",)]
+
+
+HIDDEN = {
+    "its parent": "UPDATE parents SET name = 'other'",
+    "a value": "INSERT INTO t (k, serial) VALUES ('other', 's')",
+}
+
+
+@pytest.mark.parametrize("why", HIDDEN.values(), ids=HIDDEN)
+def test_what_a_birth_overwrites_of_a_row_that_is_hidden_is_logged(
+    make_hosts: MakeHosts, why: str
+) -> None:
+    """B has merged the row and does not show it: who inserts it there could not see its values."""
+    ddl = """CREATE TABLE parents (name TEXT PRIMARY KEY);
+        CREATE TABLE t (k TEXT PRIMARY KEY, parent TEXT REFERENCES parents (name),
+            serial TEXT UNIQUE, note TEXT)"""
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"parents": None, "t": None})
+    a.write("INSERT INTO parents VALUES ('p')")
+    settle(a, b)
+    a.write("INSERT INTO t VALUES ('x', 'p', 's', 'precious')")
+    b.clock.ms = a.clock.ms + 10
+    b.write(why)
+    pull(b, a)
+    assert b.held() == 1
+    b.write("INSERT INTO t (k, parent, note) VALUES ('x', NULL, 'mine')")
+    settle(a, b)
+    assert b.rows("SELECT parent, note FROM t WHERE k = 'x'") == [(None, "mine")]
+    lost = {one.column: one for one in b.replica.conflicts() if one.reason == "overwritten"}
+    assert {name: (one.lost_value, one.won_value) for name, one in lost.items()} == {
+        "parent": ("p", None),
+        "serial": ("s", None),
+        "note": ("precious", "mine"),
+    }
+    assert all(one.ended_ms is not None for one in b.replica.conflicts())
+    b.replica.restore(lost["note"].id)
+    assert b.rows("SELECT note FROM t WHERE k = 'x'") == [("precious",)]
+
+
+def test_a_value_that_another_row_has_by_now_is_not_restored(make_hosts: MakeHosts) -> None:
+    ddl = "CREATE TABLE t (k TEXT PRIMARY KEY, serial TEXT UNIQUE)"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"t": None})
+    a.write("INSERT INTO t VALUES ('x', 'first')")
+    settle(a, b)
+    b.clock.ms += 1_000
+    a.write("UPDATE t SET serial = 'lost'")
+    b.write("UPDATE t SET serial = 'won'")
+    settle(a, b)
+    b.write("INSERT INTO t VALUES ('y', 'lost')")
+    settle(a, b)
+    (lost,) = [one for host in (a, b) for one in host.replica.conflicts()]
+    where = a if a.replica.conflicts() else b
+    with pytest.raises(NotRestorable, match="cannot be 'lost' now"):
+        where.replica.restore(lost.id)
+    assert where.rows("SELECT * FROM t ORDER BY k") == [("x", "won"), ("y", "lost")]
+
+
+def test_no_row_stays_displaced_in_a_table_that_went(make_hosts: MakeHosts) -> None:
+    ddl = "CREATE TABLE t (k TEXT PRIMARY KEY, serial TEXT UNIQUE)"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"t": None})
+    a.write("INSERT INTO t VALUES ('x', 's')")
+    b.clock.ms += 1_000
+    b.write("INSERT INTO t VALUES ('y', 's')")
+    settle(a, b)
+    assert [one.ended_ms for one in a.replica.conflicts()] == [None]
+    for host in (a, b):
+        host.write("ALTER TABLE t RENAME TO u")
+        host.enrol({"u": None})
+    settle(a, b)
+    assert None not in [one.ended_ms for one in a.replica.conflicts()]
