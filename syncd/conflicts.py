@@ -20,7 +20,7 @@ from syncd.database import Connection, quoted
 from syncd.errors import NotRestorable
 from syncd.held import DISPLACED
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
-from syncd.shadow import owned
+from syncd.shadow import hidden, owned
 
 OVERWRITTEN = "overwritten"
 
@@ -172,6 +172,8 @@ def log_hidden(connection: Connection, table: Table, *, now_ms: int) -> None:
     To be called after `changelog.resolved` and before the shadow is touched. This host has merged
     those rows, and whoever writes here could not see them.
     """
+    if not hidden(connection, table):
+        return
     key = table.literals("x.")
     for column in table.columns:
         here, hidden_value = column.travelling("t"), f"h.{column.cell}"
