@@ -384,7 +384,8 @@ class _Scope:
     def _merge_into(self, table: Table, section: Section, showing: Showing) -> Counts:
         columns = staging.columns_of(table, section)
         known = {} if section.ahead else self._known_to_sender
-        self.hlc_seen = max(self.hlc_seen, *section.hlcs)
+        newest = max(section.hlcs)
+        self.hlc_seen = max(self.hlc_seen, newest)
         connection = self._connection
         with staging.changes(connection, table, section, self._staged):
             if self._merged:

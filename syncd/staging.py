@@ -172,5 +172,6 @@ def _are_plain(table: Table, section: Section) -> bool:
     )
 
 
-def _distinct(section: Section) -> set[tuple[object, ...]]:
-    return set(zip(*(packed.values for packed in section.keys), strict=True))
+def _distinct(section: Section) -> set[object]:
+    columns = [packed.values for packed in section.keys]
+    return set(columns[0] if len(columns) == 1 else zip(*columns, strict=True))
