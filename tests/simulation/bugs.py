@@ -47,11 +47,11 @@ def skip_a_fold() -> Iterator[None]:
     """Every fifth time a table is folded, its entries of the journal are not looked at."""
     fold_table, count = changelog._fold_table, 0
 
-    def skipping(connection: Connection, table: Table, **options: Any) -> None:
+    def skipping(connection: Connection, *args: Any, **options: Any) -> None:
         nonlocal count
         count += 1
         if count % 5:
-            fold_table(connection, table, **options)
+            fold_table(connection, *args, **options)
 
     with mock.patch.object(changelog, "_fold_table", skipping):
         yield
@@ -112,6 +112,11 @@ def leave_the_clock_behind() -> AbstractContextManager[Any]:
 def lose_in_silence() -> AbstractContextManager[Any]:
     """The conflict log stays empty."""
     return mock.patch.object(conflicts, "log", return_value=0)
+
+
+def lose_what_is_hidden() -> AbstractContextManager[Any]:
+    """What a birth overwrites of a row that does not show is not logged."""
+    return mock.patch.object(conflicts, "log_hidden", return_value=None)
 
 
 def leave_orphans() -> AbstractContextManager[Any]:
@@ -303,6 +308,7 @@ ALL: tuple[Bug, ...] = (
     capture_what_is_merged,
     leave_the_clock_behind,
     lose_in_silence,
+    lose_what_is_hidden,
     leave_orphans,
     forget_what_is_held,
     acknowledge_before_it_is_durable,

@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 from engine.hosts import changes_in
-from engine.model import ALIVE, DEAD, EXISTENCE, Change, Key, Stamp, surviving
+from engine.model import ALIVE, DEAD, EXISTENCE, Change, Key, Stamp, Tables, surviving
 from engine.simulation import stamps_of
 
 from simulation import shapes
@@ -94,12 +94,22 @@ class Observer:
     def __exit__(self, *_: object) -> None:
         self._patches.close()
 
-    def remember(self, machine: Machine, written: set[Change]) -> None:
-        """Remember what was written on a host, and what its writer could know of."""
+    def remember(self, machine: Machine, written: set[Change], seen: Tables | None = None) -> None:
+        """Remember what was written on a host, and what its writer could know of.
+
+        seen: what the tables showed before, if that is all that the writer could know.
+        """
         knowledge = machine.knowledge
         # Who deletes a row means all of it, columns that its host does not know yet included.
         unseen = {change for change in knowledge.waiting if not knowledge.knows(change)}
-        self._ledger.enter(written, frozenset(knowledge.merged | unseen))
+        known = knowledge.merged | unseen
+        if seen is not None:
+            born = {
+                (c.table, c.key) for c in written if (c.register, c.value) == (EXISTENCE, ALIVE)
+            }
+            blind = {(table, key) for table, key in born if key not in seen[table]}
+            known = {change for change in known if (change.table, change.key) not in blind}
+        self._ledger.enter(written, frozenset(known))
         knowledge.merged |= written
         knowledge.merged -= returned(machine)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 from engine.hosts import START_MS, changes_in, small_frames
-from engine.model import Change, surviving
+from engine.model import Change, Tables, surviving
 
 from simulation import images, invariants, shapes, steps
 from simulation.invariants import hold
@@ -136,13 +136,14 @@ class World:
         machine = self._machine(step.host)
         machine.writer.execute("BEGIN IMMEDIATE")
         changes: set[Change] = set()
+        seen = machine.shown()
         for statement in step.statements:
             act = functools.partial(attempt, machine.writer, statement)
             changes |= written(machine, act, statement)
         images.renew(machine.writer)
         machine.writer.execute("COMMIT" if step.commit else "ROLLBACK")
         if step.commit:
-            self._remember(machine, changes)
+            self._remember(machine, changes, seen)
             machine.knowledge.note_local(machine.local())
         self._check(machine)
 
@@ -495,10 +496,10 @@ class World:
         for machine in self.machines:
             self._losses |= machine.losses()
 
-    def _remember(self, machine: Machine, changes: set[Change]) -> None:
+    def _remember(self, machine: Machine, changes: set[Change], seen: Tables | None = None) -> None:
         before = max((c.stamp.hlc for c in surviving(machine.knowledge.merged)), default=-1)
         hold(all(change.stamp.hlc > before for change in changes), "clock", changes)
-        self._observer.remember(machine, changes)
+        self._observer.remember(machine, changes, seen)
 
     def _check(self, machine: Machine) -> None:
         self.story.append(repr((machine.number, sorted(machine.shown().items(), key=str))))
