@@ -299,8 +299,9 @@ class _Drawing:
         return Verify(self._road(), self.dice.random() < 0.5, unseen)
 
     def _damage(self) -> Damage:
-        table = self.dice.choice([t for t in self.tables if t not in REFERRED] or self.tables)
-        is_birth = self.dice.random() < 0.5
+        alone = [table for table in self.tables if table not in REFERRED]
+        table = self.dice.choice(alone or self.tables)
+        is_birth = self.dice.random() < 0.5 or not alone
         return Damage(
             self._host(), self._insert("INSERT", table) if is_birth else self._delete(table)
         )
