@@ -46,8 +46,6 @@ def repair(connection: Connection, *, now_ms: int, drift_ms: int) -> int:
         )
     mine = changelog.vector(connection)
     chosen = [Withdrawal(origin, 1, seq, limit) for origin, seq in mine.items()]
-    logs = [table.changes for table in remembered(connection).values()]
-    chosen += _unvouched(connection, [*logs, "syncd_held"], limit)
     return _bring(connection, chosen, now_ms=now_ms, after_hlc=limit)
 
 
@@ -60,43 +58,18 @@ def of_ids(connection: Connection, ids: Sequence[int], hlc_max: int) -> list[Wit
 
 
 def of_host(connection: Connection, host: str | None, hlc_max: int) -> list[Withdrawal]:
-    """Return the held changes from the future of a host, by its node's or peer's name, or all."""
-    seqs = dict(
-        connection.rows(
+    """Return the held changes from the future of a host, by its node's or peer's name, or of all.
+
+    Of a pull that is not finished only what a vector covers is among them: the rest of it is not
+    here yet and would be withdrawn unseen.
+    """
+    return [
+        Withdrawal(origin, 1, seq, hlc_max)
+        for origin, seq in connection.rows(
             "SELECT o.id, o.seq FROM syncd_origin AS o WHERE o.ordinal IN"
             " (SELECT origin FROM syncd_held WHERE hlc > :limit) AND (:host IS NULL"
             " OR o.node = :host OR o.ordinal = (SELECT origin FROM syncd_peer WHERE name = :host))",
             {"limit": hlc_max, "host": host},
-        )
-    )
-    unvouched = _unvouched(connection, ["syncd_held"], hlc_max)
-    return [
-        *(Withdrawal(origin, 1, seq, hlc_max) for origin, seq in seqs.items()),
-        *(one for one in unvouched if one.origin in seqs),
-    ]
-
-
-def _unvouched(connection: Connection, logs: Sequence[str], hlc_max: int) -> list[Withdrawal]:
-    """Return the changes from the future that are here and that the vector does not cover.
-
-    Of a pull that is not finished, an origin that has forked, or one that was disclaimed. Each is
-    named by its seq: what else there is of that origin may be elsewhere, and would be withdrawn
-    unseen.
-    """
-    beyond = " UNION ".join(
-        f"SELECT e.origin, e.seq FROM {log} AS e JOIN syncd_origin AS o ON o.ordinal = e.origin"
-        f" WHERE e.hlc > {hlc_max} AND e.seq > o.seq"
-        for log in logs
-    )
-    runs = (
-        "SELECT origin, seq, seq - row_number() OVER (PARTITION BY origin ORDER BY seq) AS run"
-        f" FROM ({beyond})"
-    )
-    return [
-        Withdrawal(origin, first, last, hlc_max)
-        for origin, first, last in connection.rows(
-            f"SELECT o.id, min(r.seq), max(r.seq) FROM ({runs}) AS r"
-            " JOIN syncd_origin AS o ON o.ordinal = r.origin GROUP BY r.origin, r.run"
         )
     ]
 
@@ -129,7 +102,16 @@ def _bring(
     among = withdrawal.WITHDRAWN
     sections = held.due(connection, load_tables(connection), hlc_of_ms(_MS_MAX), among)
     merge.merge_sections(connection, sections, None, now_ms=now_ms, drift_ms=_MS_MAX - now_ms)
-    restamp.set_clock(connection, after_hlc)
+    restamp.set_clock(connection, max(after_hlc, _newest_left(connection)))
     count = withdrawal.rewrite(connection) + restamp.held(connection, among)
     merge.settle_now(connection, now_ms)
     return count
+
+
+def _newest_left(connection: Connection) -> int:
+    """Return the greatest reading among entries that stay as they are."""
+    parts = [
+        f"SELECT max(e.hlc) AS hlc FROM {table.changes} AS e WHERE NOT {withdrawal.WITHDRAWN}"
+        for table in remembered(connection).values()
+    ]
+    return connection.value(f"SELECT max(hlc) FROM ({' UNION ALL '.join(parts)})") or 0
