@@ -255,12 +255,14 @@ class Connection:
         try:
             work()
         except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.DataError) as error:
-            if error.sqlite_errorcode & 0xFF not in _OF_VALUES:
+            # A trigger or a constraint may have ended the whole transaction.
+            if error.sqlite_errorcode & 0xFF not in _OF_VALUES or not self.raw.in_transaction:
                 raise
             self.raw.execute("ROLLBACK TO attempt")
             return False
         finally:
-            self.raw.execute("RELEASE attempt")
+            if self.raw.in_transaction:
+                self.raw.execute("RELEASE attempt")
         return True
 
     def refused(

@@ -14,8 +14,10 @@ from collections.abc import Collection, Iterator, Mapping
 # What may hide a parenthesis, a comma or a name from us: strings, quoted names, comments.
 _OPAQUE = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/"""
 _TOKEN = re.compile(rf"({_OPAQUE})|([(),])|([^'\"`\[(),/-]+|.)", re.DOTALL)
+# To SQLite whatever is not ASCII is a letter.
+_BARE = r"[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*"
 # Of a blob such as x'00', and of a number such as 1e5, the letter is no name.
-_NAME = re.compile(rf"[xX]'[^']*'|\d[\w.]*|(?P<name>{_OPAQUE}|[^\W\d][\w$]*)|.", re.DOTALL)
+_NAME = re.compile(rf"[xX]'[^']*'|\d[\w.]*|(?P<name>{_OPAQUE}|{_BARE})|.", re.DOTALL)
 _RAISE = re.compile(rf"({_OPAQUE})|\braise\s*\((?:{_OPAQUE}|[^()])*\)", re.DOTALL | re.IGNORECASE)
 # SQLite takes a string for a name, too, where only a name can stand.
 _QUOTES = {'"': '"', "`": "`", "[": "]", "'": "'"}

@@ -145,6 +145,8 @@ def define(connection: Connection, name: str, config: TableConfig) -> Definition
     else:
         chosen, problems = _choose_key(connection, name, infos, key)
     problems += _cannot_exclude(config.columns.exclude, infos, chosen)
+    reserved = [info.name for info in infos if info.name.lower().startswith("syncd_")]
+    problems += [f": column {one!r}: the prefix is reserved" for one in reserved]
     if config.stamp_from not in (None, *(info.name for info in infos)):
         problems.append(f".stamp_from: there is no column {config.stamp_from!r}")
     if problems:
@@ -424,7 +426,10 @@ def _uniques(connection: Connection, name: str, infos: list[_Info]) -> list[Uniq
 
 
 def _declared(connection: Connection, name: str, infos: list[_Info]) -> dict[str, str]:
-    collations = ddl.collations(_create_table(connection, name))
+    # Of the app's own collations none is here; no index, CHECK or trigger needs one (`define`).
+    known = {one.upper() for (one,) in connection.rows("SELECT name FROM pragma_collation_list")}
+    declared = ddl.collations(_create_table(connection, name))
+    collations = {column: one for column, one in declared.items() if one.upper() in known}
     return {
         quoted(info.name): f"{info.affinity} COLLATE {quoted(collations.get(info.name, 'BINARY'))}"
         for info in infos

@@ -9,6 +9,7 @@ import pytest
 from engine.conftest import MakeHosts
 from engine.hosts import settle
 from syncd import ddl
+from syncd.errors import SchemaError
 
 # Of two rows, both hold the value "d", and what else decides whether an index is over them.
 BOTH, ONE = 2, 1
@@ -64,5 +65,30 @@ def test_collations_are_read_from_declarations() -> None:
         "any, case" TEXT COLLATE /* really */ NOCASE NOT NULL,
         [twice] TEXT COLLATE NOCASE collate "RTRIM", -- x COLLATE NOCASE
         made AS (plain COLLATE NOCASE) COLLATE 'rtrim',
+        \N{GRINNING FACE} TEXT COLLATE NOCASE, e\N{COMBINING ACUTE ACCENT}t TEXT COLLATE NOCASE,
         UNIQUE (plain COLLATE NOCASE))"""
-    assert ddl.collations(sql) == {"any, case": "NOCASE", "twice": "RTRIM", "made": "rtrim"}
+    assert ddl.collations(sql) == {
+        "any, case": "NOCASE",
+        "twice": "RTRIM",
+        "made": "rtrim",
+        "\N{GRINNING FACE}": "NOCASE",
+        "e\N{COMBINING ACUTE ACCENT}t": "NOCASE",
+    }
+
+
+def test_a_collation_of_the_apps_own_is_not_asked_for(make_hosts: MakeHosts) -> None:
+    """Where no index, CHECK or trigger needs it, a merge does without."""
+    schema = (
+        "CREATE TABLE t (k TEXT PRIMARY KEY NOT NULL, name TEXT COLLATE german, up REFERENCES t)"
+    )
+    a, b = make_hosts("a", "b", ddl=schema, tables={"t": None})
+    a.write("INSERT INTO t VALUES ('x', 'one', NULL), ('y', 'two', 'x')")
+    settle(a, b)
+    assert b.rows("SELECT * FROM t") == [("x", "one", None), ("y", "two", "x")]
+
+
+def test_a_column_may_not_have_a_name_of_ours(make_hosts: MakeHosts) -> None:
+    schema = "CREATE TABLE t (k TEXT PRIMARY KEY, syncd_id INTEGER)"
+    (a,) = make_hosts("a", ddl=schema, tables={"t": None}, enrolled=False)
+    with pytest.raises(SchemaError, match="syncd_id"):
+        a.replica.enrol()

@@ -6,7 +6,7 @@ import pytest
 
 from engine.conftest import MakeHosts
 from engine.hosts import Host, ask, pull, settle
-from syncd.errors import NotRestorable
+from syncd.errors import ConstraintError, NotRestorable
 
 
 @pytest.fixture
@@ -332,3 +332,19 @@ def test_no_row_stays_displaced_in_a_table_that_went(make_hosts: MakeHosts) -> N
         host.enrol({"u": None})
     settle(a, b)
     assert None not in [one.ended_ms for one in a.replica.conflicts()]
+
+
+def test_a_trigger_that_ends_the_transaction_is_told_as_it_is(make_hosts: MakeHosts) -> None:
+    ddl = "CREATE TABLE t (k TEXT PRIMARY KEY, serial TEXT)"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"t": None})
+    a.write("INSERT INTO t VALUES ('x', 'first')")
+    settle(a, b)
+    b.clock.ms += 1_000
+    a.write("UPDATE t SET serial = 'lost'")
+    b.write("UPDATE t SET serial = 'won'")
+    pull(a, b)
+    a.write("CREATE TRIGGER no BEFORE UPDATE ON t BEGIN SELECT RAISE(ROLLBACK, 'never'); END")
+    (lost,) = a.replica.conflicts()
+    with pytest.raises(ConstraintError, match="never"):
+        a.replica.restore(lost.id)
+    assert a.rows("SELECT * FROM t") == [("x", "won")]
