@@ -20,6 +20,9 @@ _NO_NUMBER = (
     " PRIMARY KEY; or name the columns that identify a row with key: [columns]"
 )
 
+_COLLATIONS = {"BINARY", "NOCASE", "RTRIM"}
+"""Those that every SQLite has (sqlite.org/datatype3.html, section 7)."""
+
 
 @dataclass(frozen=True)
 class Term:
@@ -426,10 +429,9 @@ def _uniques(connection: Connection, name: str, infos: list[_Info]) -> list[Uniq
 
 
 def _declared(connection: Connection, name: str, infos: list[_Info]) -> dict[str, str]:
-    # Of the app's own collations none is here; no index, CHECK or trigger needs one (`define`).
-    known = {one.upper() for (one,) in connection.rows("SELECT name FROM pragma_collation_list")}
+    # Of the app's own collations none is here; no index, CHECK or trigger of the table needs one.
     declared = ddl.collations(_create_table(connection, name))
-    collations = {column: one for column, one in declared.items() if one.upper() in known}
+    collations = {column: one for column, one in declared.items() if one.upper() in _COLLATIONS}
     return {
         quoted(info.name): f"{info.affinity} COLLATE {quoted(collations.get(info.name, 'BINARY'))}"
         for info in infos

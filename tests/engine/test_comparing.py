@@ -78,10 +78,12 @@ def test_collations_are_read_from_declarations() -> None:
 
 def test_a_collation_of_the_apps_own_is_not_asked_for(make_hosts: MakeHosts) -> None:
     """Where no index, CHECK or trigger needs it, a merge does without."""
-    schema = (
-        "CREATE TABLE t (k TEXT PRIMARY KEY NOT NULL, name TEXT COLLATE german, up REFERENCES t)"
-    )
-    a, b = make_hosts("a", "b", ddl=schema, tables={"t": None})
+    schema = "CREATE TABLE t (k TEXT PRIMARY KEY, name TEXT COLLATE german, up REFERENCES t)"
+    a, b = make_hosts("a", "b", ddl="", tables={"t": None}, enrolled=False)
+    for host in (a, b):
+        host.writer.create_collation("german", lambda one, other: (one > other) - (one < other))
+        host.writer.executescript(schema)
+        host.replica.enrol()
     a.write("INSERT INTO t VALUES ('x', 'one', NULL), ('y', 'two', 'x')")
     settle(a, b)
     assert b.rows("SELECT * FROM t") == [("x", "one", None), ("y", "two", "x")]
