@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -107,7 +107,7 @@ class Observer:
             born = {
                 (c.table, c.key) for c in written if (c.register, c.value) == (EXISTENCE, ALIVE)
             }
-            blind = {(table, key) for table, key in born if key not in seen[table]}
+            blind = {one for one in born & _alive(known) if one[1] not in seen[one[0]]}
             known = {change for change in known if (change.table, change.key) not in blind}
         self._ledger.enter(written, frozenset(known))
         knowledge.merged |= written
@@ -407,3 +407,13 @@ def _later(connection: Connection, remember: Callable[[Machine], object]) -> Non
         process = connection.raw.process
         assert process is not None
         process.pending.append(lambda: remember(process.machine))
+
+
+def _alive(changes: Iterable[Change]) -> set[tuple[str, Key]]:
+    """Return the rows, by table and key, whose newest birth or death is a birth."""
+    newest: dict[tuple[str, Key], Change] = {}
+    for change in changes:
+        row = change.table, change.key
+        if change.register == EXISTENCE and (row not in newest or newest[row].stamp < change.stamp):
+            newest[row] = change
+    return {row for row, change in newest.items() if change.value == ALIVE}
