@@ -301,7 +301,8 @@ def test_what_a_birth_overwrites_of_a_row_that_is_hidden_is_logged(
     assert b.rows("SELECT note FROM t WHERE k = 'x'") == [("precious",)]
 
 
-def test_a_value_that_another_row_has_by_now_is_not_restored(make_hosts: MakeHosts) -> None:
+def contest_a_serial(make_hosts: MakeHosts) -> list[Host]:
+    """Let two hosts write one row, the second one last, and not hear of each other."""
     ddl = "CREATE TABLE t (k TEXT PRIMARY KEY, serial TEXT UNIQUE)"
     a, b = make_hosts("a", "b", ddl=ddl, tables={"t": None})
     a.write("INSERT INTO t VALUES ('x', 'first')")
@@ -309,6 +310,11 @@ def test_a_value_that_another_row_has_by_now_is_not_restored(make_hosts: MakeHos
     b.clock.ms += 1_000
     a.write("UPDATE t SET serial = 'lost'")
     b.write("UPDATE t SET serial = 'won'")
+    return [a, b]
+
+
+def test_a_value_that_another_row_has_by_now_is_not_restored(make_hosts: MakeHosts) -> None:
+    a, b = contest_a_serial(make_hosts)
     settle(a, b)
     b.write("INSERT INTO t VALUES ('y', 'lost')")
     settle(a, b)
@@ -335,13 +341,7 @@ def test_no_row_stays_displaced_in_a_table_that_went(make_hosts: MakeHosts) -> N
 
 
 def test_a_trigger_that_ends_the_transaction_is_told_as_it_is(make_hosts: MakeHosts) -> None:
-    ddl = "CREATE TABLE t (k TEXT PRIMARY KEY, serial TEXT)"
-    a, b = make_hosts("a", "b", ddl=ddl, tables={"t": None})
-    a.write("INSERT INTO t VALUES ('x', 'first')")
-    settle(a, b)
-    b.clock.ms += 1_000
-    a.write("UPDATE t SET serial = 'lost'")
-    b.write("UPDATE t SET serial = 'won'")
+    a, b = contest_a_serial(make_hosts)
     pull(a, b)
     a.write("CREATE TRIGGER no BEFORE UPDATE ON t BEGIN SELECT RAISE(ROLLBACK, 'never'); END")
     (lost,) = a.replica.conflicts()
