@@ -158,7 +158,8 @@ class Candidates:
     def _create(self, name: str, *generated: str) -> None:
         """Make a temporary table for candidates, whose columns compare like those of their table.
 
-        Or else an index's predicate would choose other rows there.
+        Or else an index's predicate would choose other rows there. They stand in the order of
+        `_candidates`, generated ones behind.
         """
         table = self._table
         users = [*table.identity]

@@ -51,6 +51,7 @@ def all_of(connection: Connection, table: Table, renew: Renew) -> None:
     """Disclaim everything of a table, and know it no more. The journal must be folded."""
     registers(connection, table, _ALL, renew)
     drop_table(connection, table)
+    # What is displaced now is kept beyond the retention; from here on it counts by its age.
     connection.run(
         "UPDATE syncd_conflict SET ended_ms = at_ms WHERE tbl = ? AND ended_ms IS NULL",
         (table.name,),
