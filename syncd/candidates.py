@@ -29,9 +29,9 @@ class Candidates:
     ) -> None:
         self.name = table.name
         self.parents = {reference.parent for reference in demands.foreign_keys}
+        self.table = table
+        self.demands = demands
         self._connection = connection
-        self._table = table
-        self._demands = demands
         self._own = branches.own(table, demands.foreign_keys)
         self._cells = ", ".join(table.key_cells)
         self._candidates_of = {other.name: f"syncd_candidate_{other.id}" for other in circle}
@@ -40,25 +40,23 @@ class Candidates:
         # An index may name its own table.
         self._named_like_table = f"temp.{self._candidate} AS {table.sql}"
         self._whole = f"syncd_whole_{table.id}"
-        self._winner = f"syncd_winner_{table.id}"
         self._unfit = f"syncd_unfit_{table.id}"
-        self._shown = f"syncd_shown_{table.id}"
 
     def has_lost(self, referred_to: set[str]) -> bool:
         """Say whether new entries may have taken away what children refer to."""
-        bits = DEAD_BIT | sum(c.bit for c in self._table.columns if c.name in referred_to)
-        if not referred_to.isdisjoint(self._demands.made_of):
-            bits |= self._table.columns_mask
+        bits = DEAD_BIT | sum(c.bit for c in self.table.columns if c.name in referred_to)
+        if not referred_to.isdisjoint(self.demands.made_of):
+            bits |= self.table.columns_mask
         return bool(
             self._connection.value(
-                f"SELECT EXISTS (SELECT 1 FROM {self._table.changes} AS e WHERE {NEW}"
+                f"SELECT EXISTS (SELECT 1 FROM {self.table.changes} AS e WHERE {NEW}"
                 f" AND e.mask & {bits})"
             )
         )
 
     def has_set_aside(self) -> bool:
         """Say whether a row with new entries waits in the shadow."""
-        table = self._table
+        table = self.table
         return bool(
             self._connection.value(
                 f"SELECT EXISTS (SELECT 1 FROM {table.changes} AS e CROSS JOIN {table.shadow} AS h"
@@ -71,14 +69,14 @@ class Candidates:
 
         among_all: not only among the rows with new entries.
         """
-        table = self._table
+        table = self.table
         rows = f"{table.sql} AS c"
         if not among_all:
             written = f"SELECT DISTINCT {self._cells} FROM {table.changes} AS e WHERE {NEW}"
             rows = f"({written}) AS w CROSS JOIN {rows} ON {table.on_user('c', 'w')}"
         return sum(
             hide(self._connection, table, self._left_behind(reference, rows))
-            for reference in self._demands.foreign_keys
+            for reference in self.demands.foreign_keys
         )
 
     def _left_behind(self, reference: ForeignKey, rows: str) -> str:
@@ -86,7 +84,7 @@ class Candidates:
 
         rows: those among which to look, as `c`.
         """
-        table = self._table
+        table = self.table
         orphans = (
             f"SELECT {', '.join(f'c.{part}' for part in table.identity)} FROM {rows}"
             f" WHERE NOT {reference.is_met('c')} AND {self._can_tell_parent(reference)}"
@@ -104,32 +102,26 @@ class Candidates:
         """
         numbered = [
             f"{column.travelling('c')} IS NOT NULL"
-            for column in self._table.columns
+            for column in self.table.columns
             if column.parent is not None and column.name in reference.columns
         ]
         return " AND ".join(numbered) or "true"
 
     def is_any_hidden(self) -> bool:
         """Say whether any row that is alive does not show."""
-        return bool(hidden(self._connection, self._table))
+        return bool(hidden(self._connection, self.table))
 
     def begin(self) -> None:
-        """Prepare for rounds of showing.
-
-        Rows of `unfit` show in none of them any more, those with `until_moved` not before something
-        has moved. `shown` are those that have.
-        """
-        self._connection.run(f"CREATE TEMP TABLE {self._unfit} ({self._cells}, until_moved)")
-        self._connection.run(f"CREATE TEMP TABLE {self._shown} ({self._cells}, has_displaced)")
+        """Prepare for rounds of showing. Rows of `unfit` show in none of them any more."""
+        self._connection.run(f"CREATE TEMP TABLE {self._unfit} ({self._cells})")
 
     def end(self) -> None:
         """Clear what `begin` has prepared."""
         self._connection.run(f"DROP TABLE temp.{self._unfit}")
-        self._connection.run(f"DROP TABLE temp.{self._shown}")
 
     def number(self) -> None:
         """Give each row that waits a number, if others may refer to it by that."""
-        table = self._table
+        table = self.table
         if table.numbered:
             waiting = f"SELECT * FROM {table.shadow} AS h WHERE {self._is_waiting()}"
             numbers.allot(self._connection, table, waiting)
@@ -139,19 +131,19 @@ class Candidates:
 
         Of each all expressions can be made that its table is declared with.
         """
-        connection, made_of = self._connection, self._demands.made_of
+        connection, made_of = self._connection, self.demands.made_of
         self._create(self._whole)
         connection.run(f"INSERT INTO temp.{self._whole} {self._candidates()}")
         if expressions := [*made_of.values(), *self._indexed_expressions()]:
             tried = ", ".join(f"max(({one}) IS NULL)" for one in expressions)
-            whole = f"temp.{self._whole} AS {self._table.sql}"
+            whole = f"temp.{self._whole} AS {self.table.sql}"
             bad = self._failing(
                 self._whole, lambda ids: connection.rows(f"SELECT {tried} FROM {whole} WHERE {ids}")
             )
             self._give_up(self._whole, _list(bad))
         self._create(self._candidate, *map(quoted, made_of))
         made = "".join(f", ({sql})" for sql in made_of.values())
-        whole = f"temp.{self._whole} AS {self._table.sql}"
+        whole = f"temp.{self._whole} AS {self.table.sql}"
         connection.run(f"INSERT INTO temp.{self._candidate} SELECT *{made} FROM {whole}")
         connection.run(f"DROP TABLE temp.{self._whole}")
 
@@ -161,12 +153,12 @@ class Candidates:
         Or else an index's predicate would choose other rows there. They stand in the order of
         `_candidates`, generated ones behind.
         """
-        table = self._table
+        table = self.table
         users = [*table.identity]
         if table.rowid is not None and not table.is_generated:
             users.append(quoted(table.rowid))
         users += [quoted(column.name) for column in (*table.columns, *table.excluded)]
-        declared = self._demands.declared
+        declared = self.demands.declared
         keys = ", ".join(
             f"syncd_{cell} {column.affinity}"
             for cell, column in zip(table.key_cells, table.key, strict=True)
@@ -182,7 +174,7 @@ class Candidates:
         """Return what must be unique and takes more than a column to say."""
         return [
             term.sql if one.predicate is None else f"CASE WHEN {one.predicate} THEN {term.sql} END"
-            for one in self._demands.uniques
+            for one in self.demands.uniques
             if one.columns is None
             for term in one.terms
         ]
@@ -207,22 +199,22 @@ class Candidates:
 
         ids: their `syncd_id`, as a list or a query.
         """
-        keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
+        keys = ", ".join(f"syncd_{cell}" for cell in self.table.key_cells)
         taken = f"FROM temp.{table} WHERE syncd_id IN ({ids})"
-        self._connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys}, 0 {taken}")
+        self._connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys} {taken}")
         return self._connection.run(f"DELETE {taken}")
 
     def unsupported(self) -> list[str]:
         """Return the keys of hidden rows whose parent does not show, as SQL literals."""
         candidates = [
-            f"SELECT {self._table.literals('c.syncd_')} FROM temp.{self._candidate} AS c"
+            f"SELECT {self.table.literals('c.syncd_')} FROM temp.{self._candidate} AS c"
             f" WHERE NOT {reference.is_met('c')}"
-            for reference in self._demands.foreign_keys
+            for reference in self.demands.foreign_keys
         ]
         numberless = [
-            f"SELECT {self._table.literals('h.')} FROM {self._table.shadow} AS h"
+            f"SELECT {self.table.literals('h.')} FROM {self.table.shadow} AS h"
             f" WHERE h.alive = 1 AND NOT {_is_numbered(column)}"
-            for column in self._table.columns
+            for column in self.table.columns
             if column.parent is not None
         ]
         queries = [*candidates, *numberless]
@@ -235,13 +227,13 @@ class Candidates:
         it, with the origin's ordinal.
         """
         pairs = [
-            f"SELECT {self._table.literals('c.syncd_')} AS key, {literal(_names(unique))} AS col,"
+            f"SELECT {self.table.literals('c.syncd_')} AS key, {literal(_names(unique))} AS col,"
             f" r.wanted AS lost_value, {_unpacked('c', 'lost')},"
-            f" {self._table.literals('r.')} AS won_key, r.had AS won_value, {_unpacked('r', 'won')}"
+            f" {self.table.literals('r.')} AS won_key, r.had AS won_value, {_unpacked('r', 'won')}"
             f" FROM ({self._rivals(unique, _values(unique))}) AS r"
             f" JOIN temp.{self._candidate} AS c ON c.syncd_id = r.id"
             " WHERE r.syncd_stamp > c.syncd_stamp"
-            for unique in self._demands.uniques
+            for unique in self.demands.uniques
         ]
         sides = ([f"{side}_{part}" for part in _SIDE] for side in ("lost", "won"))
         names = ["key", "col", *next(sides), "won_key", *next(sides)]
@@ -254,7 +246,7 @@ class Candidates:
 
     def show(self) -> int:
         """Show the candidates that are left; return how many rows have come or gone."""
-        connection, table = self._connection, self._table
+        connection, table = self._connection, self.table
         moved = 0
         if connection.value(f"SELECT EXISTS (SELECT 1 FROM temp.{self._candidate})"):
             # A row keeps others from showing only if it shows itself.
@@ -269,39 +261,19 @@ class Candidates:
             # No number may be kept for a row that does not show after all.
             numbers.free(connection, table, f"SELECT {self._cells} FROM {table.shadow}")
         connection.run(f"DROP TABLE temp.{self._rival}")
-        connection.run(f"DROP TABLE temp.{self._winner}")
         self.drop()
         return moved
 
-    def lift_bars(self) -> None:
-        """Give barred rows another turn."""
-        self._connection.run(f"DELETE FROM temp.{self._unfit} WHERE until_moved")
-
-    def forget_displaced(self) -> None:
-        """Leave among the rows that have shown those that still do."""
-        self._connection.run(
-            f"DELETE FROM temp.{self._shown} WHERE ({self._cells}) IN"
-            f" (SELECT {self._cells} FROM {self._table.shadow})"
-        )
-
-    def give_up_orphans(self) -> None:
-        """Try no row again that displaced another and lost its own support by that."""
-        self._connection.run(
-            f"INSERT INTO temp.{self._unfit} SELECT {self._cells}, 0 FROM temp.{self._shown}"
-            f" WHERE has_displaced"
-            f" AND ({self._cells}) IN (SELECT {self._cells} FROM {self._table.shadow})"
-        )
-
     def _candidates(self) -> str:
         """Return the query of hidden rows that are alive and whole, under the user's names."""
-        table = self._table
+        table = self.table
         values = {
             column.name: f"CASE WHEN owned & {column.bit} THEN {column.local(f'h.{column.cell}')}"
             f" ELSE {column.preset} END"
             for column in table.columns
         }
         values |= {column.name: f"h.{column.cell}" for column in table.excluded}
-        whole = [f"{v} IS NOT NULL" for name, v in values.items() if name in self._demands.required]
+        whole = [f"{v} IS NOT NULL" for name, v in values.items() if name in self.demands.required]
         whole += [_is_numbered(column) for column in table.columns if column.parent is not None]
         row = "h.row"
         own = list(zip(table.identity, table.identity_of("h"), strict=True))
@@ -325,14 +297,14 @@ class Candidates:
 
     def _is_waiting(self) -> str:
         """Return the condition that row `h` of the shadow is alive and no CHECK refused it."""
-        unfit = f"SELECT 1 FROM temp.{self._unfit} AS u WHERE {self._table.on('u', 'h')}"
+        unfit = f"SELECT 1 FROM temp.{self._unfit} AS u WHERE {self.table.on('u', 'h')}"
         return f"h.alive = 1 AND NOT EXISTS ({unfit})"
 
     def _stamp(self, alias: str) -> str:
         """Return the SQL of a row's stamp, as text that sorts like it."""
-        table = self._table
-        unique = set().union(*(u.columns or () for u in self._demands.uniques))
-        if any(u.columns is None for u in self._demands.uniques):
+        table = self.table
+        unique = set().union(*(u.columns or () for u in self.demands.uniques))
+        if any(u.columns is None for u in self.demands.uniques):
             unique = {column.name for column in table.columns}
         claims = ALIVE_BIT | sum(c.bit for c in table.columns if c.name in unique)
         return (
@@ -343,29 +315,94 @@ class Candidates:
 
     def index_parents(self) -> None:
         """Let what candidates refer to be found quickly. All of the circle are there."""
-        for n, reference in enumerate(self._demands.foreign_keys):
+        for n, reference in enumerate(self.demands.foreign_keys):
             if reference.parent in self._candidates_of:
                 columns = ", ".join(map(quoted, reference.parent_columns))
                 self._connection.run(
-                    f"CREATE INDEX temp.syncd_parent_{n}_{self._table.id}"
+                    f"CREATE INDEX temp.syncd_parent_{n}_{self.table.id}"
                     f" ON {self._candidates_of[reference.parent]} ({columns})"
                 )
 
-    def bar_winners(self) -> int:
-        """Try no candidate again that beat another and is none any more; return how many.
-
-        Not before something has moved: what it has beaten may show in its place.
-        """
-        keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
-        return self._connection.run(
-            f"INSERT INTO temp.{self._unfit} SELECT DISTINCT {keys}, 1 FROM temp.{self._winner}"
-            f" WHERE syncd_id NOT IN (SELECT syncd_id FROM temp.{self._candidate})"
+    def index_keys(self) -> None:
+        """Let candidates be found by their keys."""
+        keys = ", ".join(f"syncd_{cell}" for cell in self.table.key_cells)
+        self._connection.run(
+            f"CREATE INDEX temp.syncd_key_{self.table.id} ON {self._candidate} ({keys})"
         )
+
+    def standing(self, alias: str, ours: str) -> list[tuple[str, str, list[str]]]:
+        """Return where rows are that show, or that are candidates.
+
+        Each is a table under the alias, the condition that a row has the key of a row `ours`, and
+        what its key is made of there.
+        """
+        table = self.table
+        keys = [f"{alias}.syncd_{cell}" for cell in table.key_cells]
+        same = [f"{key} = {ours}.{cell}" for key, cell in zip(keys, table.key_cells, strict=True)]
+        return [
+            (f"temp.{self._candidate} AS {alias}", " AND ".join(same), keys),
+            (f"{table.sql} AS {alias}", table.on_user(alias, ours), [*table.user_key(alias)]),
+        ]
+
+    def contested(self, unique: Unique) -> str:
+        """Return the query of rows that want a value which a candidate wants as well.
+
+        Each is its key, its stamp, and a number that those have in common who want the same.
+        """
+        columns = ", ".join([*self.table.key_cells, "syncd_stamp"])
+        keys = ", ".join(f"syncd_{cell} AS {cell}" for cell in self.table.key_cells)
+        held = "".join(f", v.u{n}" for n in range(len(unique.terms)))
+        wanting = (
+            f"SELECT {keys}, syncd_stamp, {_terms(unique)}"
+            f" FROM {self._named_like_table}{_where(unique)}"
+        )
+        holding = f"SELECT {columns}{held} FROM ({self._rivals(unique, held)}) AS v"
+        compared = _compared(unique)
+        return (
+            f"SELECT {columns}, value FROM (SELECT *, dense_rank() OVER (ORDER BY {compared})"
+            f" AS value, count(*) OVER (PARTITION BY {compared}) AS wanted_by"
+            f" FROM ({wanting} UNION {holding})"
+            f" WHERE {_filled(unique)} AND syncd_stamp IS NOT NULL) WHERE wanted_by > 1"
+        )
+
+    def unfit(self, rows: str) -> list[int]:
+        """Return the numbers of candidates that their table refuses, whoever else shows.
+
+        rows: a query of the keys of some that are candidates or show, each with its number `id`.
+        """
+        connection, table, insert = self._connection, self.table, self._inserting()
+        same = " AND ".join(f"c.syncd_{cell} = s.{cell}" for cell in table.key_cells)
+        candidates = connection.rows(
+            f"SELECT s.id, c.syncd_id FROM ({rows}) AS s"
+            f" CROSS JOIN temp.{self._candidate} AS c ON {same}"
+        )
+
+        def is_refused(id_: int) -> bool:
+            alone = f"syncd_id = {id_}"
+            with connection.undone():
+                return not connection.attempt(lambda: insert(self.demands.strictly, alone))
+
+        with connection.undone(), usertriggers.silenced(connection, table):
+            for unique in self.demands.uniques:
+                holders = f"SELECT {self._cells} FROM ({self._rivals(unique)})"
+                connection.run(f"DELETE FROM {table.sql} WHERE {table.among(holders)}")
+            return [number for number, id_ in candidates if is_refused(id_)]
+
+    def bar(self, rows: str) -> int:
+        """Let some rows show no more, whether they do or are candidates; return how many did.
+
+        rows: a query as of `unfit`.
+        """
+        keys = f"SELECT {self._cells} FROM ({rows})"
+        own = ", ".join(f"syncd_{cell}" for cell in self.table.key_cells)
+        self._connection.run(f"INSERT INTO temp.{self._unfit} {keys}")
+        self._connection.run(f"DELETE FROM temp.{self._candidate} WHERE ({own}) IN ({keys})")
+        return hide(self._connection, self.table, keys)
 
     def drop_unsupported(self) -> int:
         """Drop candidates without a parent, neither showing nor about to; return how many."""
         dropped = 0
-        for reference in self._demands.foreign_keys:
+        for reference in self.demands.foreign_keys:
             has_parent = reference.is_met("c")
             if reference.parent in self._candidates_of:
                 candidates = f"temp.{self._candidates_of[reference.parent]}"
@@ -384,14 +421,13 @@ class Candidates:
             )
         return dropped
 
-    def drop_losers(self) -> None:
-        """Drop candidates that something newer stands in the way of.
+    def drop_beaten(self) -> None:
+        """Drop candidates that want what a newer row has that shows.
 
-        Afterwards `rival` has the keys of showing rows that candidates displace, and `winner` the
-        candidates that beat another.
+        Afterwards `rival` has the keys of showing rows that candidates displace.
         """
         connection = self._connection
-        pairs = [self._rivals(unique) for unique in self._demands.uniques]
+        pairs = [self._rivals(unique) for unique in self.demands.uniques]
         connection.run(f"CREATE TEMP TABLE {self._rival} (id, syncd_stamp, {self._cells})")
         if pairs:
             connection.run(f"INSERT INTO temp.{self._rival} {' UNION '.join(pairs)}")
@@ -399,25 +435,18 @@ class Candidates:
             f"DELETE FROM temp.{self._candidate} AS c WHERE EXISTS (SELECT 1 FROM"
             f" temp.{self._rival} AS r WHERE r.id = c.syncd_id AND r.syncd_stamp > c.syncd_stamp)"
         )
-        keys = ", ".join(f"syncd_{cell}" for cell in self._table.key_cells)
-        winners = f"SELECT syncd_id, {keys} FROM temp.{self._candidate} WHERE syncd_id IN"
-        connection.run(
-            f"CREATE TEMP TABLE {self._winner} AS {winners} (SELECT id FROM temp.{self._rival})"
-        )
-        # Only now: a candidate that cannot show itself keeps no other from showing.
-        for unique in self._demands.uniques:
-            with connection.temporary("syncd_ranked", self._ranked(unique)):
-                ranked = "(SELECT id FROM temp.syncd_ranked WHERE"
-                connection.run(
-                    f"INSERT INTO temp.{self._winner} {winners} {ranked} n = 1 AND wanted_by > 1)"
-                )
-                connection.run(
-                    f"DELETE FROM temp.{self._candidate} WHERE syncd_id IN {ranked} n > 1)"
-                )
+
+    def drop_outranked(self) -> None:
+        """Drop candidates that want what a newer candidate wants."""
+        for unique in self.demands.uniques:
+            self._connection.run(
+                f"DELETE FROM temp.{self._candidate} WHERE syncd_id IN"
+                f" (SELECT id FROM ({self._ranked(unique)}) WHERE n > 1)"
+            )
 
     def _rivals(self, unique: Unique, also: str = "") -> str:
         """Return the query of showing rows `v` that hold a value a candidate `w` wants."""
-        table = self._table
+        table = self.table
         showing = (
             f"SELECT {table.named_key(table.sql)}, {_terms(unique)}"
             f" FROM {table.sql}{_where(unique)}"
@@ -431,33 +460,26 @@ class Candidates:
         )
 
     def _ranked(self, unique: Unique) -> str:
-        """Return the query of candidates that want a value, each with its rank, the newest first.
-
-        wanted_by: how many want the same.
-        """
+        """Return the query of candidates that want a value, each with its rank, newest first."""
         wanting = (
             f"SELECT syncd_id AS id, syncd_stamp, {_terms(unique)}"
             f" FROM {self._named_like_table}{_where(unique)}"
         )
-        compared = ", ".join(
-            f"u{n} COLLATE {quoted(term.collation)}" for n, term in enumerate(unique.terms)
-        )
-        filled = " AND ".join(f"u{n} IS NOT NULL" for n in range(len(unique.terms)))
         return (
             "SELECT id,"
-            f" row_number() OVER (PARTITION BY {compared} ORDER BY syncd_stamp DESC) AS n,"
-            f" count(*) OVER (PARTITION BY {compared}) AS wanted_by FROM ({wanting}) WHERE {filled}"
+            f" row_number() OVER (PARTITION BY {_compared(unique)} ORDER BY syncd_stamp DESC) AS n"
+            f" FROM ({wanting}) WHERE {_filled(unique)}"
         )
 
     def _insert(self) -> int:
         """Move the candidates that are left into the user's table; return how many were decided."""
-        connection, table, insert = self._connection, self._table, self._inserting()
+        connection, table, insert = self._connection, self.table, self._inserting()
         same = " AND ".join(f"t.{name} = c.{name}" for name in table.identity)
         showing = f"FROM temp.{self._candidate} AS c CROSS JOIN {table.sql} AS t ON {same}"
         keys = ", ".join(f"c.syncd_{cell}" for cell in table.key_cells)
         taken_in = f"DELETE FROM {table.shadow} WHERE ({self._cells}) IN (SELECT {keys} {showing})"
         moved = 0
-        if not connection.attempt(lambda: insert(self._demands.strictly, "true")):
+        if not connection.attempt(lambda: insert(self.demands.strictly, "true")):
             # One that came past the triggers stands in place of the hidden row of its key.
             moved += connection.run(taken_in)
             self._give_up(self._candidate, f"SELECT c.syncd_id {showing}")
@@ -472,15 +494,11 @@ class Candidates:
             if failing := self._failing(self._candidate, lambda ids: insert("", ids)):
                 with usertriggers.silenced(connection, table):
                     insert("", f"syncd_id IN ({_list(failing)})")
-        connection.run(
-            f"INSERT INTO temp.{self._shown}"
-            f" SELECT {keys}, c.syncd_id IN (SELECT id FROM temp.{self._rival}) {showing}"
-        )
         return moved + connection.run(taken_in)
 
     def _inserting(self) -> Callable[[str, str], object]:
         """Return what inserts candidates, given the clause behind INSERT and which they are."""
-        connection, table = self._connection, self._table
+        connection, table = self._connection, self.table
         columns = (*table.columns, *table.excluded)
         names = [*table.identity, *(quoted(column.name) for column in columns)]
         order = ""
@@ -549,6 +567,16 @@ def _unpacked(row: str, side: str) -> str:
 
 def _where(unique: Unique) -> str:
     return f" WHERE {unique.predicate}" if unique.predicate is not None else ""
+
+
+def _compared(unique: Unique) -> str:
+    return ", ".join(
+        f"u{n} COLLATE {quoted(term.collation)}" for n, term in enumerate(unique.terms)
+    )
+
+
+def _filled(unique: Unique) -> str:
+    return " AND ".join(f"u{n} IS NOT NULL" for n in range(len(unique.terms)))
 
 
 def _same(unique: Unique, left: str, right: str) -> str:

@@ -70,12 +70,15 @@ class ForeignKey:
         child: an alias of what has the columns. parent: another table with the parent's columns.
         """
         nothing = [f"{child}.{quoted(column)} IS NULL" for column in self.columns]
-        same = " AND ".join(
-            f"p.{quoted(to)} = {child}.{quoted(column)}"
+        among = f"{parent or quoted(self.parent)} AS p WHERE {self.refers(child, 'p')}"
+        return f"({' OR '.join([*nothing, f'EXISTS (SELECT 1 FROM {among})'])})"
+
+    def refers(self, child: str, parent: str) -> str:
+        """Return the condition that a row refers to one of the parent. Both are aliases."""
+        return " AND ".join(
+            f"{parent}.{quoted(to)} = {child}.{quoted(column)}"
             for column, to in zip(self.columns, self.parent_columns, strict=True)
         )
-        found = f"EXISTS (SELECT 1 FROM {parent or quoted(self.parent)} AS p WHERE {same})"
-        return f"({' OR '.join([*nothing, found])})"
 
 
 @dataclass(frozen=True)

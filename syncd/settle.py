@@ -10,10 +10,11 @@ leaves the user's table takes its rowid along and gets it back if it returns.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from graphlib import TopologicalSorter
 
-from syncd import waiting
+from syncd import needs, waiting
 from syncd.candidates import NEW, Candidates
 from syncd.database import Connection
 from syncd.introspection import Constraints, constraints
@@ -40,7 +41,8 @@ def settle(
     for names in _parents_first({table.name: demands[table.name] for table in changed}):
         together = [tables[name] for name in names]
         circle = _Circle(
-            [Candidates(connection, table, demands[table.name], together) for table in together]
+            connection,
+            [Candidates(connection, table, demands[table.name], together) for table in together],
         )
         for member in circle.members:
             if member.name in lost or member.has_lost(_referred_to(demands, member.name)):
@@ -128,7 +130,8 @@ def _closure(name: str, parents: dict[str, set[str]]) -> set[str]:
 class _Circle:
     """Tables that refer to each other in a circle, or a single one, which may refer to itself."""
 
-    def __init__(self, members: Sequence[Candidates]) -> None:
+    def __init__(self, connection: Connection, members: Sequence[Candidates]) -> None:
+        self._connection = connection
         self.members = members
         self.is_closed = any(a.name in b.parents for a in members for b in members)
 
@@ -154,23 +157,22 @@ class _Circle:
             return
         for member in self.members:
             member.begin()
-        while True:
-            barred = self._gather()
-            moved = [member.name for member in self.members if member.show()]
-            if moved and self.is_closed:
-                self._hide_left_behind({*moved})
+        for turn in itertools.count():
+            self._gather()
+            # All rows that may be knotted show or are candidates from the first turn on.
+            is_first = turn == 0 and self.is_closed
+            moved = needs.untie(self._connection, self.members) if is_first else []
+            moved += self._show_newest()
             fewer.update(moved)
-            if not moved and not barred:
+            if not moved:
                 break
+            if self.is_closed:
+                self.hide_orphans({*moved})
         for member in self.members:
             member.end()
 
-    def _gather(self) -> int:
-        """Gather the rows that nothing newer stands in the way of; return how many are barred.
-
-        In a circle candidates may support each other. One that has beaten another and whose own
-        support has lost is barred until something moves: what it has beaten may be that support.
-        """
+    def _gather(self) -> None:
+        """Gather the rows that have their parents, where these show or are gathered too."""
         for member in self.members:
             member.number()
         for member in self.members:
@@ -178,21 +180,23 @@ class _Circle:
         for member in self.members:
             member.index_parents()
         self._drop_unsupported()
+
+    def _show_newest(self) -> list[str]:
+        """Show what nothing newer stands in the way of; return the tables where rows moved."""
         for member in self.members:
-            member.drop_losers()
-        if not self.is_closed:
-            return 0
-        self._drop_unsupported()
-        return sum([member.bar_winners() for member in self.members])
+            member.drop_beaten()
+        self._drop_left_behind()
+        # Only now: a candidate that cannot show itself keeps no other from showing.
+        for member in self.members:
+            member.drop_outranked()
+        self._drop_left_behind()
+        return [member.name for member in self.members if member.show()]
+
+    def _drop_left_behind(self) -> None:
+        """Drop the candidates whose parents were candidates too and are none any more."""
+        if self.is_closed:
+            self._drop_unsupported()
 
     def _drop_unsupported(self) -> None:
         while sum([member.drop_unsupported() for member in self.members]) and self.is_closed:
             pass
-
-    def _hide_left_behind(self, moved: set[str]) -> None:
-        for member in self.members:
-            member.lift_bars()
-            member.forget_displaced()
-        self.hide_orphans(moved)
-        for member in self.members:
-            member.give_up_orphans()

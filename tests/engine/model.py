@@ -114,68 +114,129 @@ class Demands:
     check: Callable[[dict[str, Cell]], bool] = lambda _: True
 
 
+Id = tuple[str, Key]
+"""A row by its table and its key."""
+
+
 def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Demands]) -> Tables:
     """Return which of the rows that are alive show, so that no constraint is broken.
 
-    From the newest down, each row shows that clashes with none shown so far, where a row is as new
-    as the newest of its birth and its unique values (of all its values where only a part of the
-    rows must be unique). Rows that refer to rows of their own table show as long as those do.
-    demands: tables, parents before children.
+    A row shows that its table's CHECK accepts, whose parents show, and that clashes with none that
+    shows and is newer, where a row is as new as the newest of its birth and its unique values (of
+    all its values where only a part of the rows must be unique). Rows that refer to each other in a
+    circle show together. See `_showing` for rows that beat each other's support.
     """
-    claims: dict[tuple[str, Key], list[Change]] = {}
+    claims: dict[Id, list[Change]] = {}
     for change in changes:
         claims.setdefault((change.table, change.key), []).append(change)
-    tables: Tables = {}
+    rests: dict[Id, list[set[Id]]] = {}
+    wanting: dict[tuple[str, Unique, Row], list[Id]] = {}
+    newness: dict[Id, Stamp] = {}
+    referred = {
+        name: {
+            reference: (name, key)
+            for key in rows
+            for reference in (key, (as_one(key, demands[name].names),))
+        }
+        for name, rows in alive.items()
+    }
     for table, demanded in demands.items():
         unique = {EXISTENCE, *(name for one in demanded.uniques for name in one.names)}
         if any(one.among for one in demanded.uniques):
             unique.update(demanded.names)
-
-        def newness(key: Key, table: str = table, unique: set[str] = unique) -> Stamp:
+        for key, values in alive[table].items():
+            row = dict(zip(demanded.names, (*key, *values), strict=True))
+            if not demanded.check(row):
+                continue
+            references = [
+                (tuple(row[name] for name in names), to) for names, to in demanded.parents
+            ]
+            rests[table, key] = [
+                {referred[to][reference]} if reference in referred[to] else set()
+                for reference, to in references
+                if NULL not in reference
+            ]
             writes = claims[table, key]
             died = max((w.stamp for w in writes if w.value == DEAD), default=None)
-            return max(
+            newness[table, key] = max(
                 write.stamp
                 for write in writes
                 if write.register in unique and (died is None or write.stamp > died)
             )
+            for one in demanded.uniques:
+                if one.among is None or one.among(row):
+                    wanting.setdefault((table, one, one.of(row)), []).append((table, key))
+    rivals: dict[Id, set[Id]] = {}
+    for (_, _, wanted), rows in wanting.items():
+        if NULL not in wanted and len(rows) > 1:
+            for id_ in rows:
+                rivals.setdefault(id_, set()).update({*rows} - {id_})
+    showing = _showing(rests, rivals, newness)
+    return {
+        table: {key: values for key, values in alive[table].items() if (table, key) in showing}
+        for table in demands
+    }
 
-        tables[table] = {}
-        taken: set[tuple[Unique, Row]] = set()
-        for key in sorted(alive[table], key=newness, reverse=True):
-            row = dict(zip(demanded.names, (*key, *alive[table][key]), strict=True))
-            wanted = {
-                (one, one.of(row))
-                for one in demanded.uniques
-                if one.among is None or one.among(row)
+
+def _showing(
+    rests: Mapping[Id, list[set[Id]]],
+    rivals: Mapping[Id, set[Id]],
+    newness: Mapping[Id, Stamp],
+) -> set[Id]:
+    """Return the rows that show.
+
+    First all of which it is certain, then, while some beat each other's support, the newest of such
+    rows as need nothing else, with what it rests on.
+    """
+    newer = {
+        row: {one for one in others if newness[one] > newness[row]}
+        for row, others in rivals.items()
+    }
+    showing: set[Id] = set()
+    open_ = {*rests}
+    while open_:
+        open_ = _carried(open_, rests, showing)
+        unrivalled = {row for row in open_ if newer.get(row, set()).isdisjoint(open_)}
+        chosen = _carried(unrivalled, rests, showing)
+        if open_ and not chosen:
+            needs = {
+                row: newer.get(row, set()) & open_ | {p for one in rests[row] for p in one & open_}
+                for row in open_
             }
-            wanted = {claim for claim in wanted if NULL not in claim[1]}
-            if (
-                taken.isdisjoint(wanted)
-                and demanded.check(row)
-                and all(
-                    _has_parent(row, tables[to], names, demands[to].names)
-                    for names, to in demanded.parents
-                    if to != table
-                )
-            ):
-                taken |= wanted
-                tables[table][key] = alive[table][key]
-        _drop_orphans(tables[table], table, demanded)
-    return tables
+            reach = {row: _reach(row, needs) for row in open_}
+            knot = min(reach.values(), key=len)
+            first = max(knot, key=lambda row: newness[row])
+            chosen = _reach(
+                first, {row: {p for one in rests[row] for p in one & open_} for row in open_}
+            )
+            if any(not rivals.get(row, set()).isdisjoint(chosen) for row in chosen):
+                open_.remove(first)
+                continue
+        showing |= chosen
+        open_ -= chosen.union(*(rivals.get(row, set()) for row in chosen))
+    return showing
 
 
-def _drop_orphans(rows: Rows, table: str, demanded: Demands) -> None:
-    """Drop the rows whose parent in their own table does not show, and what hangs on them."""
-    own = [names for names, to in demanded.parents if to == table]
-    while orphans := [
-        key
-        for key, values in rows.items()
-        for row in [dict(zip(demanded.names, (*key, *values), strict=True))]
-        if not all(_has_parent(row, rows, names, demanded.names) for names in own)
-    ]:
-        for key in set(orphans):
-            del rows[key]
+def _carried(rows: set[Id], rests: Mapping[Id, list[set[Id]]], showing: set[Id]) -> set[Id]:
+    """Return those of some rows that can show with each other and with what shows."""
+    rows = {*rows}
+    while lost := {
+        row
+        for row in rows
+        if any(one.isdisjoint(showing) and one.isdisjoint(rows) for one in rests[row])
+    }:
+        rows -= lost
+    return rows
+
+
+def _reach(row: Id, edges: Mapping[Id, set[Id]]) -> set[Id]:
+    """Return a row and all that edges lead to from there."""
+    found: set[Id] = set()
+    left = {row}
+    while left:
+        found |= left
+        left = set().union(*(edges[one] for one in left)) - found
+    return found
 
 
 def surviving(changes: Iterable[Change]) -> set[Change]:
@@ -217,15 +278,6 @@ def _literal(value: Cell) -> str:
         case "blob", bytes(blob):
             return f"X'{blob.hex().upper()}'"
     raise TypeError(f"not a part of a key here: {value!r}")
-
-
-def _has_parent(
-    row: dict[str, Cell], parents: Rows, names: tuple[str, ...], of_parent: Sequence[str]
-) -> bool:
-    reference = tuple(row[name] for name in names)
-    return NULL in reference or any(
-        reference in (key, (as_one(key, of_parent),)) for key in parents
-    )
 
 
 def _last(writes: list[Change], register: str) -> Cell | None:

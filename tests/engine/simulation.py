@@ -24,7 +24,7 @@ from engine.hosts import (
     pull,
     small_frames,
 )
-from engine.model import ALIVE, DEAD, EXISTENCE, Cell, Change, Key, Stamp, cell
+from engine.model import ALIVE, DEAD, EXISTENCE, NULL, Cell, Change, Key, Stamp, cell
 from syncd import bundle, changelog
 from syncd.bundle import Reader
 from syncd.errors import BundleGap
@@ -127,6 +127,42 @@ CONSTRAINED: Shapes = {
         ("team", "name"),
         ("note",),
         parents=((("team",), "teams"), (("name",), "accounts")),
+    ),
+}
+
+
+def _apart(row: dict[str, Cell]) -> bool:
+    return NULL in (row["slug"], row["up"]) or row["slug"] != row["up"]
+
+
+# Rows that beat what they rest on, or each other's support.
+KNOTTED: Shapes = {
+    "steps": Shape(
+        "CREATE TABLE steps (step TEXT PRIMARY KEY NOT NULL, slug TEXT UNIQUE,"
+        " up TEXT REFERENCES steps (step) ON DELETE CASCADE, CHECK (slug <> up))",
+        ("step",),
+        ("slug", "up"),
+        uniques=(("slug",),),
+        parents=((("up",), "steps"),),
+        check=_apart,
+    ),
+    "clubs": Shape(
+        "CREATE TABLE clubs (id INTEGER PRIMARY KEY, club TEXT NOT NULL UNIQUE, colour UNIQUE,"
+        " captain TEXT REFERENCES players (player))",
+        ("club",),
+        ("colour", "captain"),
+        ["club"],
+        uniques=(("colour",),),
+        parents=((("captain",), "players"),),
+    ),
+    "players": Shape(
+        "CREATE TABLE players (player TEXT PRIMARY KEY NOT NULL, club TEXT REFERENCES clubs (club)"
+        " ON DELETE SET NULL, shirt INTEGER, locker INTEGER UNIQUE, UNIQUE (club, shirt))"
+        " WITHOUT ROWID",
+        ("player",),
+        ("club", "shirt", "locker"),
+        uniques=(("club", "shirt"), ("locker",)),
+        parents=((("club",), "clubs"),),
     ),
 }
 

@@ -15,6 +15,7 @@ from engine.hosts import scratch
 from engine.simulation import (
     CONSTRAINED,
     EARLIER,
+    KNOTTED,
     LATER,
     PLAIN,
     Backup,
@@ -53,6 +54,9 @@ KEYS: dict[str, list[tuple[Any, ...]]] = {
     "accounts": [("ann",), ("bob",), ("cy",)],
     "teams": [("t",), ("u",)],
     "members": [("t", "ann"), ("t", "bob"), ("u", "ann")],
+    "steps": [("a",), ("b",), ("c",), ("d",)],
+    "clubs": [("reds",), ("blues",), ("greens",)],
+    "players": [("ann",), ("bob",), ("cy",)],
 }
 VALUES: dict[str, dict[str, list[Any]]] = {
     "devices": {
@@ -76,8 +80,11 @@ VALUES: dict[str, dict[str, list[Any]]] = {
     },
     "teams": {"owner": [None, "ann", "bob"], "room": ["r", "s"], "seat": [None, 1]},
     "members": {"note": [None, 1]},
+    "steps": {"slug": ["a", "z"], "up": [None, "a", "b", "c", "d"]},
+    "clubs": {"colour": [None, 1, 2], "captain": [None, "ann", "bob"]},
+    "players": {"club": [None, "reds", "blues"], "shirt": [1, 2], "locker": [None, 8]},
 }
-SHAPES = PLAIN | CONSTRAINED
+SHAPES = PLAIN | CONSTRAINED | KNOTTED
 OPTIONAL = {"seats", "note", "score", "kind", "email", "phone", "low", "high", "owner", "seat"}
 PRAGMAS = ["foreign_keys = ON", "recursive_triggers = ON"]
 SKEWS_MS = [0, 0, 0, 1, -1, 1_000, -60_000, 100_000]
@@ -290,6 +297,25 @@ def plans_with_migrations(draw: st.DrawFn) -> Plan:
     )
 
 
+@st.composite
+def plans_with_knots(draw: st.DrawFn) -> Plan:
+    """Draw a plan on which rows want few values and rest on each other, heard of late."""
+    hosts = draw(st.integers(2, 3))
+    table = draw(st.sampled_from(["steps", "clubs", "players"]))
+    tables = ["steps"] if table == "steps" else ["clubs", "players"]
+    wanting = st.one_of(
+        [_inserts(table, "INSERT OR IGNORE") for table in tables]
+        + [_updates(table) for table in tables]
+    )
+    writes = st.builds(Write, st.integers(0, hosts - 1), st.tuples(wanting))
+    steps = st.lists(st.tuples(writes, st.builds(Pass, st.just(1))), min_size=5, max_size=12)
+    pulls = st.lists(st.builds(Pull, st.integers(0, 5), st.sampled_from([None, 1])), max_size=3)
+    apart: list[Step] = [step for pair in draw(steps) for step in pair]
+    for pull in draw(pulls):
+        apart.insert(draw(st.integers(0, len(apart))), pull)
+    return Plan(_roads(hosts)["everybody"], (0,) * hosts, (), tuple(apart))
+
+
 def play(shapes: Shapes, plan: Plan) -> None:
     """Run a plan in a world of its own, to the end."""
     with scratch() as folder:
@@ -322,6 +348,13 @@ def test_hosts_show_what_the_set_of_their_changes_says_and_converge(plan: Plan) 
 def test_hosts_agree_on_what_constraints_hold_back(plan: Plan) -> None:
     """Also where hosts claim one UNIQUE value, delete each other's parents, or break a CHECK."""
     play(CONSTRAINED, plan)
+
+
+@thorough
+@given(st.one_of(plans(KNOTTED), plans_with_knots()))
+def test_hosts_agree_on_rows_that_beat_each_others_support(plan: Plan) -> None:
+    """Where references form a circle, a row may rest on what it beats, or on what loses by it."""
+    play(KNOTTED, plan)
 
 
 @thorough

@@ -196,13 +196,13 @@ CONSTRAINED: Shapes = {
             Unique(("shift",), any_case=True),
         ),
     ),
-    # A tree: rows that refer to rows of their own table.
+    # A tree: rows that refer to rows of their own table, and may beat what they rest on.
     "nodes": Shape(
         "CREATE TABLE nodes (node TEXT PRIMARY KEY NOT NULL,"
-        " parent TEXT REFERENCES nodes (node) ON DELETE RESTRICT, label TEXT DEFAULT 'leaf')",
+        " parent TEXT REFERENCES nodes (node) ON DELETE RESTRICT, label TEXT UNIQUE)",
         ("node",),
         ("parent", "label"),
-        presets={"label": ("text", b"leaf")},
+        uniques=(Unique(("label",)),),
         parents=((("parent",), "nodes"),),
     ),
     "badges": Shape(

@@ -1,0 +1,147 @@
+"""Rows that beat each other's support in turn: which of them show is the same on every host."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from engine.conftest import MakeHosts
+from engine.hosts import Host, settle
+from syncd.knots import Graph
+
+CATS = (
+    "CREATE TABLE cats (name TEXT PRIMARY KEY, basket TEXT UNIQUE, mother REFERENCES cats (name),"
+    " weight INTEGER DEFAULT 1, ration INTEGER DEFAULT 2, CHECK (weight <= ration))"
+)
+CATS_KEY = {"cats": None}
+
+
+def cats(host: Host) -> str:
+    """Return the names of those that show."""
+    return "".join(name for (name,) in host.rows("SELECT name FROM cats ORDER BY 1"))
+
+
+def born(host: Host, name: str, basket: str, mother: str | None = None) -> None:
+    """Write a row a moment after the last one; all hosts have one clock here."""
+    host.clock.ms += 1
+    host.write("INSERT INTO cats (name, basket, mother) VALUES (?, ?, ?)", name, basket, mother)
+
+
+def moved(host: Host, name: str, basket: str) -> None:
+    """Write that a row wants another basket, likewise."""
+    host.clock.ms += 1
+    host.write("UPDATE cats SET basket = ? WHERE name = ?", basket, name)
+
+
+@pytest.fixture
+def hosts(make_hosts: MakeHosts) -> tuple[Host, Host]:
+    """Two hosts under one wall clock."""
+    a, b = make_hosts("a", "b", ddl=CATS, tables=CATS_KEY)
+    b.clock = a.clock
+    for host in (a, b):
+        host.writer.create_function("julianday", 0, host.clock.julian)
+    return a, b
+
+
+@pytest.mark.parametrize("last", ["X", "Q"])
+def test_the_newest_row_shows_and_what_it_rests_on(hosts: tuple[Host, Host], last: str) -> None:
+    """X wants Y's basket and has P for a mother; Q wants P's and has Y for one."""
+    a, b = hosts
+    rows = {"X": (a, "X", "small", "P"), "Q": (b, "Q", "large", "Y")}
+    born(b, "Y", "small")
+    born(a, "P", "large")
+    born(*rows.pop("Q" if last == "X" else "X"))
+    born(*rows.pop(last))
+    settle(a, b)
+    assert cats(a) == cats(b) == ("PX" if last == "X" else "QY")
+    a.write("DELETE FROM cats WHERE name = ?", last)
+    settle(a, b)
+    assert cats(a) == cats(b) == ("QY" if last == "X" else "PX")
+
+
+def test_a_row_that_its_table_refuses_takes_no_part(hosts: tuple[Host, Host]) -> None:
+    """Q would win, but is too heavy for its ration since two hosts wrote one of them each."""
+    a, b = hosts
+    born(b, "Y", "small")
+    born(b, "Q", "large", "Y")
+    settle(a, b)
+    moved(a, "Q", "spare")
+    moved(a, "Y", "spare too")
+    moved(b, "Y", "new")
+    moved(b, "Y", "small")
+    born(a, "P", "large")
+    born(a, "X", "small", "P")
+    moved(b, "Q", "new")
+    moved(b, "Q", "large")
+    a.write("UPDATE cats SET ration = 1 WHERE name = 'Q'")
+    b.write("UPDATE cats SET weight = 2 WHERE name = 'Q'")
+    settle(a, b)
+    assert cats(a) == cats(b) == "PX"
+
+
+def test_a_knot_that_shows_is_left_alone(hosts: tuple[Host, Host]) -> None:
+    """What is decided already is not written again, so the user's triggers are not set off."""
+    a, b = hosts
+    born(b, "Y", "small")
+    born(a, "P", "large")
+    born(a, "X", "small", "P")
+    born(b, "Q", "large", "Y")
+    settle(a, b)
+    for host in hosts:
+        host.write("CREATE TABLE seen (what)")
+        for event in ("INSERT", "DELETE", "UPDATE"):
+            host.write(
+                f"CREATE TRIGGER seen_{event} AFTER {event} ON cats"
+                f" BEGIN INSERT INTO seen VALUES ('{event}'); END"
+            )
+    born(a, "other", "third")
+    settle(a, b)
+    assert b.rows("SELECT what FROM seen") == [("INSERT",)]
+
+
+def _model(
+    rests: Mapping[int, Sequence[Sequence[int]]], rivals: Sequence[Sequence[int]], shown: set[int]
+) -> bool:
+    """Say whether some rows are those that show: all others have lost to them or their parents."""
+    lost = {
+        row
+        for wanting in rivals
+        for row in wanting
+        if any(other < row and other in shown for other in wanting)
+    }
+    while more := {
+        row
+        for row, references in rests.items()
+        if row not in lost and any(lost.issuperset(parents) for parents in references)
+    }:
+        lost |= more
+    return shown == rests.keys() - lost
+
+
+def test_without_a_knot_there_is_one_answer_and_with_one_an_answer_without_clashes() -> None:
+    """Small graphs by chance, against all sets of rows that there are."""
+    knots = 0
+    for seed in range(3_000):
+        dice = random.Random(seed)
+        rows = range(1, dice.randint(2, 6) + 1)
+        rests = {row: [[dice.choice(rows)] for _ in range(dice.randrange(3))] for row in rows}
+        rivals = [dice.sample(rows, dice.randint(1, len(rows))) for _ in range(dice.randrange(3))]
+        graph = Graph(rests, rivals)
+        shown = {*rows} - graph.losers()
+        if knotted := graph.knotted():
+            knots += 1
+            assert all(len(shown.intersection(wanting)) <= 1 for wanting in rivals)
+            assert all(shown & {*parents} for row in shown for parents in rests[row])
+            assert graph.among(knotted).losers() == knotted - shown
+        else:
+            answers = [
+                {*some}
+                for size in range(len(rows) + 1)
+                for some in itertools.combinations(rows, size)
+                if _model(rests, rivals, {*some})
+            ]
+            assert [shown] == answers
+    assert 500 < knots < 2_500
