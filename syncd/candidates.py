@@ -432,8 +432,9 @@ class Candidates:
         if pairs:
             connection.run(f"INSERT INTO temp.{self._rival} {' UNION '.join(pairs)}")
         connection.run(
-            f"DELETE FROM temp.{self._candidate} AS c WHERE EXISTS (SELECT 1 FROM"
-            f" temp.{self._rival} AS r WHERE r.id = c.syncd_id AND r.syncd_stamp > c.syncd_stamp)"
+            f"DELETE FROM temp.{self._candidate} WHERE syncd_id IN"
+            f" (SELECT c.syncd_id FROM temp.{self._candidate} AS c JOIN temp.{self._rival} AS r"
+            " ON r.id = c.syncd_id WHERE r.syncd_stamp > c.syncd_stamp)"
         )
 
     def drop_outranked(self) -> None:

@@ -76,11 +76,9 @@ def log_displaced(
     ):
         named = {"table": table.name, "reason": DISPLACED, "now": now_ms}
         connection.run(
-            "UPDATE syncd_conflict AS c SET ended_ms = :now"
-            " WHERE tbl = :table AND ended_ms IS NULL AND NOT EXISTS"
-            " (SELECT 1 FROM temp.syncd_displaced AS d WHERE d.lost_origin = c.lost_origin"
-            " AND d.lost_seq = c.lost_seq AND d.lost_hlc = c.lost_hlc AND d.col = c.col"
-            " AND d.won_key = c.won_key)",
+            "UPDATE syncd_conflict SET ended_ms = :now WHERE tbl = :table AND ended_ms IS NULL"
+            " AND (lost_origin, lost_seq, lost_hlc, col, won_key) NOT IN"
+            " (SELECT lost_origin, lost_seq, lost_hlc, col, won_key FROM temp.syncd_displaced)",
             named,
         )
         return connection.run(
