@@ -174,10 +174,11 @@ def _suspects(table: Table, definition: Definition, unique: Unique) -> str:
     An INSERT OR REPLACE that displaces them fires no delete trigger unless recursive_triggers is on
     (sqlite.org/lang_conflict.html). Whether they are really gone is the fold's to find out.
     """
+    wanted = unique.without(definition.made_of)
     same = " AND ".join(
-        f"{term.sql} = {_of_row('NEW', table, definition, term, unique.predicate)}"
+        f"{held.sql} = {_of_row('NEW', table, definition, term, wanted.predicate)}"
         f" COLLATE {quoted(term.collation)}"
-        for term in unique.terms
+        for held, term in zip(unique.terms, wanted.terms, strict=True)
     )
     if unique.predicate is not None:
         same += f" AND ({unique.predicate})"
@@ -192,8 +193,9 @@ def _suspects(table: Table, definition: Definition, unique: Unique) -> str:
 
 def _moves(table: Table, definition: Definition, unique: Unique) -> str:
     """Return the condition that an update changes what must be unique."""
+    wanted = unique.without(definition.made_of)
     old, new = (
-        [_of_row(row, table, definition, term, unique.predicate) for term in unique.terms]
+        [_of_row(row, table, definition, term, wanted.predicate) for term in wanted.terms]
         for row in ("OLD", "NEW")
     )
     return " OR ".join(f"{a} IS NOT {b}" for a, b in zip(old, new, strict=True))

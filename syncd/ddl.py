@@ -34,17 +34,10 @@ def index(sql: str) -> tuple[list[str], str | None]:
 
 
 def generated(sql: str, names: Collection[str]) -> dict[str, str]:
-    """Return what generated columns are made of, by CREATE TABLE: name to SQL.
-
-    Where one is made of another, that one's SQL stands in its place.
-    """
+    """Return what generated columns are made of, by CREATE TABLE: name to SQL."""
     wanted = {name.casefold(): name for name in names}
     declared = {next(_names(one), "").casefold(): one for one in _listed(sql)[0]}
-    made_of = {wanted[n]: _behind_as(one) for n, one in declared.items() if n in wanted}
-    return {
-        name: expanded(expression, {n: other for n, other in made_of.items() if n != name})
-        for name, expression in made_of.items()
-    }
+    return {wanted[n]: _behind_as(one) for n, one in declared.items() if n in wanted}
 
 
 def collations(sql: str) -> dict[str, str]:

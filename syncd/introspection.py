@@ -50,6 +50,16 @@ class Unique:
         is_plain = self.predicate is None and all(term.column for term in self.terms)
         return names if is_plain else None
 
+    def without(self, made_of: Mapping[str, str]) -> Unique:
+        """Return the same with what generated columns are made of in place of their names."""
+        return Unique(
+            tuple(
+                term if term.column else Term(ddl.expanded(term.sql, made_of), term.collation, None)
+                for term in self.terms
+            ),
+            self.predicate and ddl.expanded(self.predicate, made_of),
+        )
+
     def identifies(self, key: Sequence[str]) -> bool:
         """Say whether it makes exactly these columns a key that is the same on every host."""
         exact = all(term.collation == "BINARY" for term in self.terms)
@@ -88,8 +98,9 @@ class Definition:
     columns: the synced ones outside the key: name, affinity, DEFAULT's SQL. excluded: likewise, of
     those that the user keeps on this host. rowid: the column that stands for the rowid and stays on
     this host. uniques: what must be unique beside what tells its rows apart, the rowid included.
-    stamp_from: the column that says when a row was last written. filled: what REPLACE puts in place
-    of NULL, by column (sqlite.org/lang_conflict.html).
+    made_of: its generated columns, each with the SQL of what it is made of. stamp_from: the column
+    that says when a row was last written. filled: what REPLACE puts in place of NULL, by column
+    (sqlite.org/lang_conflict.html).
     """
 
     name: str
@@ -98,6 +109,7 @@ class Definition:
     excluded: tuple[tuple[str, str, str], ...]
     rowid: str | None
     uniques: tuple[Unique, ...]
+    made_of: Mapping[str, str]
     foreign_keys: tuple[ForeignKey, ...]
     stamp_from: str | None
     filled: Mapping[str, str]
@@ -219,7 +231,12 @@ def _definition(
         columns=tuple(info.register for info in synced),
         excluded=tuple(info.register for info in others if info not in synced),
         rowid=None if rowid in chosen else rowid,
-        uniques=tuple(u for u in _uniques(connection, name, infos) if not u.identifies(identity)),
+        uniques=tuple(
+            unique
+            for unique in _uniques(connection, name, infos)
+            if not unique.identifies(identity)
+        ),
+        made_of=_made_of(connection, name, infos),
         foreign_keys=_foreign_keys(connection, name),
         stamp_from=stamp_from,
         filled={i.name: i.preset for i in infos if i.not_null and i.preset != "NULL"},
@@ -409,7 +426,7 @@ def _uniques(connection: Connection, name: str, infos: list[_Info]) -> list[Uniq
     alias = _rowid_alias(infos)
     if alias is not None:
         found.append(Unique((Term(quoted(alias), "BINARY", alias),)))
-    made_of = _made_of(connection, name, infos)
+    generated = {info.name for info in infos if info.generated}
     indexes = connection.rows(
         "SELECT l.name, s.sql FROM pragma_index_list(?) AS l"
         ' LEFT JOIN sqlite_schema AS s ON s.name = l.name WHERE l."unique"',
@@ -422,12 +439,9 @@ def _uniques(connection: Connection, name: str, infos: list[_Info]) -> list[Uniq
         )
         terms = []
         for number, column, collation in columns:
-            if column is not None and column not in made_of:
-                terms.append(Term(quoted(column), collation, column))
-            else:
-                term = ddl.expanded(quoted(column) if column else expressions[number], made_of)
-                terms.append(Term(f"({term})", collation, None))
-        found.append(Unique(tuple(terms), predicate and ddl.expanded(predicate, made_of)))
+            term = f"({expressions[number]})" if column is None else quoted(column)
+            terms.append(Term(term, collation, None if column in generated else column))
+        found.append(Unique(tuple(terms), predicate))
     return found
 
 
@@ -442,10 +456,7 @@ def _declared(connection: Connection, name: str, infos: list[_Info]) -> dict[str
 
 
 def _made_of(connection: Connection, name: str, infos: list[_Info]) -> dict[str, str]:
-    """Return what a table's generated columns are made of: name to SQL.
-
-    A row that does not show has no such columns.
-    """
+    """Return what a table's generated columns are made of: name to SQL."""
     names = [info.name for info in infos if info.generated]
     if not names:
         return {}

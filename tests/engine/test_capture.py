@@ -336,6 +336,27 @@ def test_what_replace_displaces_by_a_default_has_died(make_hosts: MakeHosts, uni
     assert a.rows("SELECT * FROM q") == b.rows("SELECT * FROM q") == [("b", 9, 1)]
 
 
+@pytest.mark.parametrize(
+    ("made", "index"),
+    [("g INTEGER AS (u)", "g"), ("g INT AS (u)", "g, (k IS NULL)")],
+)
+def test_what_replace_displaces_by_a_generated_value_has_died(
+    make_hosts: MakeHosts, made: str, index: str
+) -> None:
+    """Its values compare as it is declared itself: here '1' and '01' are one number."""
+    ddl = (
+        f"CREATE TABLE q (k TEXT PRIMARY KEY, u TEXT, {made}); CREATE UNIQUE INDEX i ON q ({index})"
+    )
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"q": None})
+    a.write("INSERT INTO q (k, u) VALUES ('a', '1')")
+    settle(a, b)
+    a.write("INSERT OR REPLACE INTO q (k, u) VALUES ('b', '01')")
+    settle(a, b)
+    a.write("UPDATE q SET u = '2'")
+    settle(a, b)
+    assert a.rows("SELECT k FROM q") == b.rows("SELECT k FROM q") == [("b",)]
+
+
 @pytest.mark.parametrize("suffix", ["position", "replace", "changes", "insert", "shadow"])
 def test_two_tables_may_have_similar_names(make_hosts: MakeHosts, suffix: str) -> None:
     """`devices` and `devices_position` are two tables; neither is taken for the other."""

@@ -13,6 +13,7 @@ from syncd.errors import SchemaError
 
 # Of two rows, both hold the value "d", and what else decides whether an index is over them.
 BOTH, ONE = 2, 1
+ANY_CASE, LEFT_OUT = (("A", "a"), ONE), (("A", "b"), BOTH)
 INDEXES: dict[str, tuple[str, str, tuple[Any, Any], int]] = {
     "text, meant by a number": ("u TEXT", "(v) WHERE u = 1", ("1", "1"), ONE),
     "number, meant by a text": ("u INTEGER", "(v) WHERE u = '1'", (1, 1), ONE),
@@ -23,6 +24,10 @@ INDEXES: dict[str, tuple[str, str, tuple[Any, Any], int]] = {
     "expression of a number": ("u INTEGER", "(v, (u = '1'))", (1, 2), BOTH),
     "generated of a number": ("u INTEGER, g AS (u = '1')", "(g)", (1, 1), ONE),
     "generated of another": ("u INTEGER, g AS (u = '1')", "(g)", (1, 2), BOTH),
+    "generated as a number": ("u TEXT, g INTEGER AS (u)", "(g)", ("1", "01"), ONE),
+    "generated of a number's": ("u TEXT, g INT AS (u), h TEXT AS (g)", "(h)", ("1", "01"), ONE),
+    "generated, in any case": ("u TEXT, g COLLATE NOCASE AS (u)", "(v) WHERE g = 'a'", *ANY_CASE),
+    "generated, left out": ("u TEXT, g COLLATE NOCASE AS (u)", "(v) WHERE g <> 'a'", *LEFT_OUT),
 }
 REFERRING = ", p TEXT REFERENCES parents"
 

@@ -88,11 +88,9 @@ CREATED = """
 
 
 def test_what_columns_are_made_of_is_read_from_their_table() -> None:
-    assert ddl.generated(CREATED, ["g x", "h", "i"]) == {
-        "g x": "b || ',)' || a",
-        "h": "length((b || ',)' || a)) * 2",
-        "i": "(length((b || ',)' || a)) * 2) + 1",
-    }
+    made_of = ddl.generated(CREATED, ["g x", "h", "i"])
+    assert made_of == {"g x": "b || ',)' || a", "h": "length([g x]) * 2", "i": '"h" + 1'}
+    assert ddl.expanded("i", made_of) == "((length((b || ',)' || a)) * 2) + 1)"
 
 
 @pytest.mark.parametrize(
