@@ -39,7 +39,7 @@ class Candidates:
         self._rival = f"syncd_rival_{table.id}"
         # An index may name its own table.
         self._named_like_table = f"temp.{self._candidate} AS {table.sql}"
-        self._unfit = f"syncd_unfit_{table.id}"
+        self._barred = f"syncd_barred_{table.id}"
 
     def has_lost(self, referred_to: set[str]) -> bool:
         """Say whether new entries may have taken away what children refer to."""
@@ -111,12 +111,12 @@ class Candidates:
         return bool(hidden(self._connection, self.table))
 
     def begin(self) -> None:
-        """Prepare for rounds of showing. Rows of `unfit` show in none of them any more."""
-        self._connection.run(f"CREATE TEMP TABLE {self._unfit} ({self._cells})")
+        """Prepare for rounds of showing. Rows that are barred show in none of them any more."""
+        self._connection.run(f"CREATE TEMP TABLE {self._barred} ({self._cells})")
 
     def end(self) -> None:
         """Clear what `begin` has prepared."""
-        self._connection.run(f"DROP TABLE temp.{self._unfit}")
+        self._connection.run(f"DROP TABLE temp.{self._barred}")
 
     def number(self) -> None:
         """Give each row that waits a number, if others may refer to it by that."""
@@ -197,7 +197,7 @@ class Candidates:
         """
         keys = ", ".join(f"syncd_{cell}" for cell in self.table.key_cells)
         taken = f"FROM temp.{self._candidate} WHERE syncd_id IN ({ids})"
-        self._connection.run(f"INSERT INTO temp.{self._unfit} SELECT {keys} {taken}")
+        self._connection.run(f"INSERT INTO temp.{self._barred} SELECT {keys} {taken}")
         return self._connection.run(f"DELETE {taken}")
 
     def unsupported(self) -> list[str]:
@@ -292,9 +292,9 @@ class Candidates:
         )
 
     def _is_waiting(self) -> str:
-        """Return the condition that row `h` of the shadow is alive and no CHECK refused it."""
-        unfit = f"SELECT 1 FROM temp.{self._unfit} AS u WHERE {self.table.on('u', 'h')}"
-        return f"h.alive = 1 AND NOT EXISTS ({unfit})"
+        """Return the condition that row `h` of the shadow is alive and not barred."""
+        barred = f"SELECT 1 FROM temp.{self._barred} AS b WHERE {self.table.on('b', 'h')}"
+        return f"h.alive = 1 AND NOT EXISTS ({barred})"
 
     def _stamp(self, alias: str) -> str:
         """Return the SQL of a row's stamp, as text that sorts like it."""
@@ -361,7 +361,7 @@ class Candidates:
             f" WHERE {_filled(unique)} AND syncd_stamp IS NOT NULL) WHERE wanted_by > 1"
         )
 
-    def unfit(self, rows: str) -> list[int]:
+    def refused(self, rows: str) -> list[int]:
         """Return the numbers of candidates that their table refuses, whoever else shows.
 
         rows: a query of the keys of some that are candidates or show, each with its number `id`.
@@ -387,11 +387,11 @@ class Candidates:
     def bar(self, rows: str) -> int:
         """Let some rows show no more, whether they do or are candidates; return how many did.
 
-        rows: a query as of `unfit`.
+        rows: a query as of `refused`.
         """
         keys = f"SELECT {self._cells} FROM ({rows})"
         own = ", ".join(f"syncd_{cell}" for cell in self.table.key_cells)
-        self._connection.run(f"INSERT INTO temp.{self._unfit} {keys}")
+        self._connection.run(f"INSERT INTO temp.{self._barred} {keys}")
         self._connection.run(f"DELETE FROM temp.{self._candidate} WHERE ({own}) IN ({keys})")
         return hide(self._connection, self.table, keys)
 

@@ -1,10 +1,10 @@
 """Knots: rows that beat each other's support in turn.
 
 A row needs its parents, and that no newer row shows that wants a UNIQUE value of its own. Mostly
-that decides who shows, from what needs nothing down. But it may lead from a row back to itself: X
-wants what Y has and rests on P, Q wants what P has and rests on Y. Then X and P could show, or Q
-and Y. So the newest row of a knot is tried: it shows, and what it rests on with it, unless that
-clashes with itself. That unties the knot, or leaves a smaller one.
+that decides who shows, from what needs nothing down. But it may lead from a row back to itself. One
+that wants what it rests on itself has never can show. And where X wants what Y has and rests on P,
+and Q wants what P has and rests on Y, then X and P could show, or Q and Y. There the newest row
+shows, and what it rests on with it. That unties the knot, or leaves a smaller one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Graph:
         needs = self._needs(self._rests)
         found: set[int] = set()
         for circle in _circles(needs):
-            if self._is_knot(circle):
+            if self._clashes(circle):
                 _visit(circle[0], needs, found)
         return found
 
@@ -56,6 +56,7 @@ class Graph:
         """Return the rows that do not show."""
         outcome = _Outcome(self._rests)
         outcome.lose(row for row in self._rests if not outcome.can_rest(row))
+        outcome.lose(self._beating_themselves())
         left = [[*self._rests]]
         while left:
             undecided = [row for row in left.pop() if outcome.is_open(row)]
@@ -63,7 +64,7 @@ class Graph:
             if len(circles) > 1:
                 # What is needed comes first, and may untie the rest.
                 left += reversed(circles)
-            elif self._is_knot(undecided):
+            elif self._clashes(undecided):
                 self._decide(min(undecided), outcome)
                 left.append(undecided)
             else:
@@ -86,17 +87,47 @@ class Graph:
                 last[value] = row
         return needs
 
-    def _is_knot(self, circle: Iterable[int]) -> bool:
-        wanted = [value for row in circle for value in self._wants[row]]
+    def _clashes(self, rows: Iterable[int]) -> bool:
+        """Say whether two of some rows want one value."""
+        wanted = [value for row in rows for value in self._wants[row]]
         return len(wanted) > len({*wanted})
+
+    def _beating_themselves(self) -> list[int]:
+        """Return the rows that clash with what they must rest on, or of which two such rows clash.
+
+        What each rests on in turn is two sets, as bits: of values, and of who wants which.
+        """
+        must = {
+            row: [parents[0] for parents in map(list, references) if len(parents) == 1]
+            for row, references in self._rests.items()
+        }
+        values: dict[int, int] = {}
+        wishes: dict[int, int] = {}
+        found: list[int] = []
+        count = 0
+        for circle in _circles(must):
+            value = wish = 0
+            for row in circle:
+                for wanted in self._wants[row]:
+                    value |= 1 << wanted
+                    wish |= 1 << count
+                    count += 1
+                for parent in must[row]:
+                    value |= values.get(parent, 0)
+                    wish |= wishes.get(parent, 0)
+            values |= dict.fromkeys(circle, value)
+            wishes |= dict.fromkeys(circle, wish)
+            if wish.bit_count() > value.bit_count():
+                found += circle
+        return found
 
     def _decide(self, row: int, outcome: _Outcome) -> None:
         """Let a row show with what it rests on, unless two of them want one value."""
         support = outcome.support(row)
-        taken = [value for one in support for value in self._wants[one]]
-        if self._is_knot(support):
+        if self._clashes(support):
             outcome.lose([row])
         else:
+            taken = [value for one in support for value in self._wants[one]]
             outcome.showing |= support
             outcome.lose({rival for value in taken for rival in self._rivals[value]} - support)
 

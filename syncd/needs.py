@@ -39,7 +39,7 @@ def untie(connection: Connection, members: Sequence[Candidates]) -> list[str]:
                 "SELECT EXISTS (SELECT 1 FROM temp.syncd_rest AS r JOIN temp.syncd_contested AS c"
                 f" ON {_same(row, 'c', 'r.')} WHERE r.reference IS NOT NULL)"
             ):
-                hidden = _decide(connection, members, row)
+                hidden = _bar_losers(connection, members, row)
     connection.run("DROP TABLE temp.syncd_contested")
     return hidden
 
@@ -53,27 +53,32 @@ def _rests(members: Sequence[Candidates], row: Sequence[str]) -> str:
     """
     by = [f"by_{part}" for part in row]
     nobody = ", ".join(["NULL"] * (len(row) + 1))
+    resting = ", ".join(f"u.{part}" for part in row)
+
+    def padded(key: Sequence[str]) -> str:
+        return ", ".join([*key, *["NULL"] * (len(row) - 1 - len(key))])
+
     arms = [f"SELECT {nobody}, {', '.join(row)} FROM temp.syncd_contested"]
-    for number, member in enumerate(members):
-        for n, reference in enumerate(member.demands.foreign_keys):
-            for above, parent in enumerate(members):
-                if parent.name == reference.parent:
-                    arms += [
-                        f"SELECT {', '.join(f'u.{part}' for part in row)}, {n}, {above}, {key}"
-                        f" FROM syncd_rests AS u CROSS JOIN {children} ON {is_it}"
-                        f" CROSS JOIN {parents} ON {reference.refers('c', 'p')}"
-                        f" WHERE u.member = {number}"
-                        for children, is_it, _ in member.standing("c", "u")
-                        for parents, _, cells in parent.standing("p", "u")
-                        for key in [", ".join([*cells, *["NULL"] * (len(row) - 1 - len(cells))])]
-                    ]
+    arms += [
+        f"SELECT {resting}, {n}, {above}, {padded(key)} FROM syncd_rests AS u"
+        f" CROSS JOIN {children} ON {is_it} CROSS JOIN {parents} ON {reference.refers('c', 'p')}"
+        f" WHERE u.member = {number}"
+        for number, member in enumerate(members)
+        for n, reference in enumerate(member.demands.foreign_keys)
+        for above, parent in enumerate(members)
+        if parent.name == reference.parent
+        for children, is_it, _ in member.standing("c", "u")
+        for parents, _, key in parent.standing("p", "u")
+    ]
     return (
         f"WITH RECURSIVE syncd_rests({', '.join([*by, 'reference', *row])})"
         f" AS ({' UNION '.join(arms)}) SELECT * FROM syncd_rests"
     )
 
 
-def _decide(connection: Connection, members: Sequence[Candidates], row: Sequence[str]) -> list[str]:
+def _bar_losers(
+    connection: Connection, members: Sequence[Candidates], row: Sequence[str]
+) -> list[str]:
     own = ", ".join(f"r.{part}" for part in row)
     newest_first = (
         f"SELECT {own}, row_number() OVER (ORDER BY max(c.stamp) DESC) AS id"
@@ -85,10 +90,12 @@ def _decide(connection: Connection, members: Sequence[Candidates], row: Sequence
         graph = _graph(connection, row)
         if not (among := graph.knotted()):
             return []
-        unfit = {
-            id_ for n, member in enumerate(members) for id_ in member.unfit(_rows(member, n, among))
+        refused = {
+            id_
+            for n, member in enumerate(members)
+            for id_ in member.refused(_rows(member, n, among))
         }
-        lost = unfit | graph.among(among - unfit).losers()
+        lost = refused | graph.among(among - refused).losers()
         return [
             member.name for n, member in enumerate(members) if member.bar(_rows(member, n, lost))
         ]

@@ -159,7 +159,7 @@ class _Circle:
             member.begin()
         for turn in itertools.count():
             self._gather()
-            # All rows that may be knotted show or are candidates from the first turn on.
+            # All rows that may be knotted show, or are candidates, from the first turn on.
             is_first = turn == 0 and self.is_closed
             moved = needs.untie(self._connection, self.members) if is_first else []
             moved += self._show_newest()

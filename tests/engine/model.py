@@ -185,33 +185,32 @@ def _showing(
 ) -> set[Id]:
     """Return the rows that show.
 
-    First all of which it is certain, then, while some beat each other's support, the newest of such
-    rows as need nothing else, with what it rests on.
+    None that clashes with what it rests on. Of the others, first all of which it is certain, then,
+    while some beat each other's support, the newest of such rows as need nothing else, with what it
+    rests on.
     """
     newer = {
         row: {one for one in others if newness[one] > newness[row]}
         for row, others in rivals.items()
     }
     showing: set[Id] = set()
-    open_ = {*rests}
+    parents = {row: {parent for one in rests[row] for parent in one} for row in rests}
+    clashing = {
+        row
+        for row in rests
+        for rested in [_reach(row, parents)]
+        if any(not rivals.get(one, set()).isdisjoint(rested) for one in rested)
+    }
+    open_ = rests.keys() - clashing
     while open_:
         open_ = _carried(open_, rests, showing)
         unrivalled = {row for row in open_ if newer.get(row, set()).isdisjoint(open_)}
         chosen = _carried(unrivalled, rests, showing)
         if open_ and not chosen:
-            needs = {
-                row: newer.get(row, set()) & open_ | {p for one in rests[row] for p in one & open_}
-                for row in open_
-            }
-            reach = {row: _reach(row, needs) for row in open_}
-            knot = min(reach.values(), key=len)
+            needs = {row: newer.get(row, set()) & open_ | parents[row] & open_ for row in open_}
+            knot = min((_reach(row, needs) for row in open_), key=len)
             first = max(knot, key=lambda row: newness[row])
-            chosen = _reach(
-                first, {row: {p for one in rests[row] for p in one & open_} for row in open_}
-            )
-            if any(not rivals.get(row, set()).isdisjoint(chosen) for row in chosen):
-                open_.remove(first)
-                continue
+            chosen = _reach(first, parents) - showing
         showing |= chosen
         open_ -= chosen.union(*(rivals.get(row, set()) for row in chosen))
     return showing

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from unittest import mock
 
 import pytest
 
 from engine.conftest import MakeHosts
 from engine.hosts import Host, settle
+from syncd import knots
 from syncd.knots import Graph
 
 CATS = (
@@ -123,7 +125,7 @@ def _model(
 
 def test_without_a_knot_there_is_one_answer_and_with_one_an_answer_without_clashes() -> None:
     """Small graphs by chance, against all sets of rows that there are."""
-    knots = 0
+    tied = 0
     for seed in range(3_000):
         dice = random.Random(seed)
         rows = range(1, dice.randint(2, 6) + 1)
@@ -132,7 +134,7 @@ def test_without_a_knot_there_is_one_answer_and_with_one_an_answer_without_clash
         graph = Graph(rests, rivals)
         shown = {*rows} - graph.losers()
         if knotted := graph.knotted():
-            knots += 1
+            tied += 1
             assert all(len(shown.intersection(wanting)) <= 1 for wanting in rivals)
             assert all(shown & {*parents} for row in shown for parents in rests[row])
             assert graph.among(knotted).losers() == knotted - shown
@@ -144,4 +146,23 @@ def test_without_a_knot_there_is_one_answer_and_with_one_an_answer_without_clash
                 if _model(rests, rivals, {*some})
             ]
             assert [shown] == answers
-    assert 500 < knots < 2_500
+    assert 500 < tied < 2_500
+
+
+def test_many_rows_that_clash_with_what_they_rest_on_are_seen_at_once() -> None:
+    """Each wants what a row of a chain has, and rests on its end."""
+    length = 3_000
+    chain = range(length + 1, 2 * length + 1)
+    rests = {row: [[row + 1]] if row + 1 in chain else [] for row in chain}
+    rests |= {row: [[chain[0]]] for row in range(1, length + 1)}
+    graph = Graph(rests, [[row, row + length] for row in range(1, length + 1)])
+    circles, looked_at = knots._circles, 0
+
+    def counted(edges: dict[int, list[int]]) -> Iterator[list[int]]:
+        nonlocal looked_at
+        looked_at += len(edges)
+        return circles(edges)
+
+    with mock.patch.object(knots, "_circles", counted):
+        assert graph.losers() == {*range(1, length + 1)}
+    assert looked_at < 5 * len(rests)
