@@ -143,7 +143,7 @@ class Connection:
         UTF-8, and before an array outgrows the room; whether a REAL has kept all its digits is the
         caller's to ask.
         """
-        arrays = ", ".join(f"json_group_array({expression})" for expression in expressions)
+        arrays = ", ".join(f"json_group_array({_holdable(one)})" for one in expressions)
         usual = self.raw.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
         bound = max(_PACKED_BYTES_MIN, min(room.bytes_left, usual))
         self.raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, int(bound))
@@ -488,6 +488,27 @@ def literals_of(values: Sequence[str]) -> str:
         f" THEN 'CAST(X''' || hex({value}) || ''' AS TEXT)' ELSE quote({value}) END"
         for value in values
     )
+
+
+def _holdable(expression: str) -> str:
+    """Return an expression that JSON holds as what it is, or refuses.
+
+    From SQLite 3.45 on a BLOB that reads as JSONB is taken for JSON (sqlite.org/jsonb.html): x'00'
+    would become null. No JSONB begins with the byte that stands for BLOBs here.
+    """
+    if not _takes_jsonb():
+        return expression
+    return f"CASE typeof({expression}) WHEN 'blob' THEN x'FF' ELSE {expression} END"
+
+
+@functools.cache
+def _takes_jsonb() -> bool:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.execute("SELECT json_array(x'00')").fetchone()
+        except sqlite3.OperationalError:
+            return False
+        return True
 
 
 def literal_of(value: object) -> str:

@@ -15,7 +15,7 @@ from engine.conftest import MakeHosts
 from engine.hosts import DEVICES_KEY, Host, ask, pull
 from engine.test_plans import traced
 from engine.test_values import VALUES, mark
-from syncd import merge
+from syncd import database, merge
 from syncd.bundle import Column
 from syncd.database import Connection
 from syncd.errors import BundleError, DatabaseBusy
@@ -165,3 +165,18 @@ def test_keys_that_are_one_row_here_are_refused(
     assert b.rows("SELECT * FROM bare") == []
     pull(b, a)
     assert len(b.rows("SELECT * FROM bare")) == 2
+
+
+JSONB = [b"\x00", b"\x01", b"\x131", b"\x17a", b"\x0b", b"\x0c"]
+"""null, true, 1, "a", [] and {} (sqlite.org/jsonb.html)."""
+
+
+@pytest.mark.parametrize("value", JSONB)
+def test_a_blob_that_reads_as_json_arrives(make_hosts: MakeHosts, value: bytes) -> None:
+    """SQLite takes it for JSON from 3.45 on; what is done about that does not harm before."""
+    ddl = "CREATE TABLE bare (k BLOB PRIMARY KEY, v)"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"bare": None})
+    a.write("INSERT INTO bare VALUES (?1, ?1), ('k', 'v')", value)
+    with mock.patch.object(database, "_takes_jsonb", return_value=True):
+        pull(b, a)
+    assert b.rows("SELECT * FROM bare ORDER BY k DESC") == [(value, value), ("k", "v")]
