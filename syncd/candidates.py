@@ -39,6 +39,7 @@ class Candidates:
         self._rival = f"syncd_rival_{table.id}"
         # An index may name its own table.
         self._named_like_table = f"temp.{self._candidate} AS {table.sql}"
+        self._whole = f"syncd_whole_{table.id}"
         self._barred = f"syncd_barred_{table.id}"
 
     def has_lost(self, referred_to: set[str]) -> bool:
@@ -131,13 +132,18 @@ class Candidates:
         Of each all expressions can be made that its table is declared with.
         """
         connection = self._connection
+        expressions = [*map(quoted, self.demands.made_of), *self._indexed_expressions()]
+        tried = ", ".join(f"max(({one}) IS NULL)" for one in expressions)
+
+        def take(ids: str) -> None:
+            rows = f"SELECT * FROM temp.{self._whole} WHERE {ids}"
+            connection.run(f"INSERT INTO temp.{self._candidate} {rows}")
+            if expressions:
+                connection.rows(f"SELECT {tried} FROM {self._named_like_table} WHERE {ids}")
+
         self._create()
-        connection.run(f"INSERT INTO temp.{self._candidate} {self._candidates()}")
-        if expressions := [*map(quoted, self.demands.made_of), *self._indexed_expressions()]:
-            tried = ", ".join(f"max(({one}) IS NULL)" for one in expressions)
-            tries = f"SELECT {tried} FROM {self._named_like_table} WHERE"
-            bad = self._failing(lambda ids: connection.rows(f"{tries} {ids}"))
-            self._give_up(_list(bad))
+        with connection.temporary(self._whole, self._candidates()):
+            self._give_up(self._whole, _list(self._failing(self._whole, take)))
 
     def _create(self) -> None:
         """Make a temporary table for candidates, whose columns compare like those of their table.
@@ -174,29 +180,28 @@ class Candidates:
             for term in one.terms
         ]
 
-    def _failing(self, work: Callable[[str], object]) -> list[int]:
-        """Do some work for candidates; return the `syncd_id` of those it fails for.
+    def _failing(self, table: str, work: Callable[[str], object]) -> list[int]:
+        """Do some work for rows of a temporary table; return the `syncd_id` of those it fails for.
 
         work: does it for the rows of which a condition is true.
         """
         connection = self._connection
         if connection.attempt(lambda: work("true")):
             return []
-        index = f"temp.{self._candidate}_id"
-        connection.run(f"CREATE INDEX IF NOT EXISTS {index} ON {self._candidate} (syncd_id)")
+        connection.run(f"CREATE INDEX temp.{table}_id ON {table} (syncd_id)")
         ranges = connection.refused(
             lambda first, last: work(f"syncd_id BETWEEN {first} AND {last}"),
-            connection.value(f"SELECT max(syncd_id) FROM temp.{self._candidate}"),
+            connection.value(f"SELECT max(syncd_id) FROM temp.{table}"),
         )
         return [first for first, _ in ranges]
 
-    def _give_up(self, ids: str) -> int:
-        """Drop candidates and try them no more; return how many.
+    def _give_up(self, table: str, ids: str) -> int:
+        """Take rows out of a temporary table and try them no more; return how many.
 
         ids: their `syncd_id`, as a list or a query.
         """
         keys = ", ".join(f"syncd_{cell}" for cell in self.table.key_cells)
-        taken = f"FROM temp.{self._candidate} WHERE syncd_id IN ({ids})"
+        taken = f"FROM temp.{table} WHERE syncd_id IN ({ids})"
         self._connection.run(f"INSERT INTO temp.{self._barred} SELECT {keys} {taken}")
         return self._connection.run(f"DELETE {taken}")
 
@@ -479,16 +484,16 @@ class Candidates:
         if not connection.attempt(lambda: insert(self.demands.strictly, "true")):
             # One that came past the triggers stands in place of the hidden row of its key.
             moved += connection.run(taken_in)
-            self._give_up(f"SELECT c.syncd_id {showing}")
+            self._give_up(self._candidate, f"SELECT c.syncd_id {showing}")
             # A CHECK refuses some of them, then, or an expression cannot be made. Which they are is
             # seen without effect: what they are left out by would govern the triggers as well.
             candidates = f"SELECT syncd_id FROM temp.{self._candidate}"
             with connection.undone(), usertriggers.silenced(connection, table):
-                self._failing(lambda ids: insert("OR IGNORE", ids))
+                self._failing(self._candidate, lambda ids: insert("OR IGNORE", ids))
                 refused = connection.rows(f"{candidates} EXCEPT SELECT c.syncd_id {showing}")
-            moved += self._give_up(_list(id_ for (id_,) in refused))
+            moved += self._give_up(self._candidate, _list(id_ for (id_,) in refused))
             # What fails now does so in a trigger; such rows do without.
-            if failing := self._failing(lambda ids: insert("", ids)):
+            if failing := self._failing(self._candidate, lambda ids: insert("", ids)):
                 with usertriggers.silenced(connection, table):
                     insert("", f"syncd_id IN ({_list(failing)})")
         return moved + connection.run(taken_in)
