@@ -170,7 +170,7 @@ def log_hidden(connection: Connection, table: Table, *, now_ms: int) -> None:
     """Log what births of this host overwrite of rows that are alive and do not show.
 
     To be called after `changelog.resolved` and before the shadow is touched. This host has merged
-    those rows, and whoever writes here could not see them.
+    those rows, and whoever writes here could not see them. One that has died here was born before.
     """
     if not hidden(connection, table):
         return
@@ -183,11 +183,12 @@ def log_hidden(connection: Connection, table: Table, *, now_ms: int) -> None:
                 lost_value, lost_hlc, lost_origin, lost_seq, won_value, won_hlc, won_origin,
                 won_dead)
             SELECT :now, :now, :reason, :table, {key}, {key}, :column,
-                {hidden_value}, x.hlc, x.origin, x.seq, {here}, x.staged_hlc, x.staged_origin, 0
+                {hidden_value}, x.hlc, x.origin, x.seq, {here}, x.staged_hlc, x.staged_origin,
+                x.staged_mask & {DEAD_BIT} <> 0
             FROM temp.syncd_contest AS x
             JOIN {table.shadow} AS h ON {table.on("h", "x")} AND h.alive = 1
             LEFT JOIN {table.sql} AS t ON {table.on_user("t", "x")}
-            WHERE NOT x.stands AND x.staged_mask & {ALIVE_BIT} AND x.mask & {column.bit}
+            WHERE NOT x.stands AND x.staged_mask & {ALIVE_BIT | DEAD_BIT} AND x.mask & {column.bit}
                 AND ({_differs(column).format(hidden_value, here)})
             """,
             {"now": now_ms, "reason": OVERWRITTEN, "table": table.name, "column": column.name},

@@ -301,6 +301,29 @@ def test_what_a_birth_overwrites_of_a_row_that_is_hidden_is_logged(
     assert b.rows("SELECT note FROM t WHERE k = 'x'") == [("precious",)]
 
 
+@pytest.mark.parametrize(
+    "then", ["DELETE FROM t WHERE k = 'x'", "UPDATE t SET k = 'moved' WHERE k = 'x'"]
+)
+def test_so_it_is_where_the_birth_is_over_before_it_is_folded(
+    make_hosts: MakeHosts, then: str
+) -> None:
+    """All that is left of it then is a death, of a row that nobody could have deleted otherwise."""
+    ddl = "CREATE TABLE t (k TEXT PRIMARY KEY, serial TEXT UNIQUE, note TEXT)"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"t": None})
+    a.write("INSERT INTO t VALUES ('x', 's', 'precious')")
+    b.clock.ms = a.clock.ms + 10
+    b.write("INSERT INTO t (k, serial) VALUES ('other', 's')")
+    pull(b, a)
+    assert b.held() == 1
+    b.write("INSERT INTO t (k) VALUES ('x')")
+    b.write(then)
+    settle(a, b)
+    assert a.rows("SELECT k FROM t WHERE k = 'x'") == b.rows("SELECT k FROM t WHERE k = 'x'") == []
+    lost = [one for one in b.replica.conflicts() if one.reason == "overwritten"]
+    assert {one.column: one.lost_value for one in lost} == {"serial": "s", "note": "precious"}
+    assert all(one.won_by_death for one in lost)
+
+
 def contest_a_serial(make_hosts: MakeHosts) -> list[Host]:
     """Let two hosts write one row, the second one last, and not hear of each other."""
     ddl = "CREATE TABLE t (k TEXT PRIMARY KEY, serial TEXT UNIQUE)"
