@@ -84,6 +84,17 @@ def test_a_row_that_its_table_refuses_takes_no_part(hosts: tuple[Host, Host]) ->
     assert cats(a) == cats(b) == "PX"
 
 
+def test_who_shows_so_far_does_not_count(hosts: tuple[Host, Host]) -> None:
+    """O has Q's basket on one host, and is older; K wants that of Q's mother, and has Q for one."""
+    a, b = hosts
+    born(a, "O", "large")
+    born(b, "M", "small")
+    born(b, "Q", "large", "M")
+    born(a, "K", "small", "Q")
+    settle(a, b)
+    assert cats(a) == cats(b) == "MQ"
+
+
 def test_a_knot_that_shows_is_left_alone(hosts: tuple[Host, Host]) -> None:
     """What is decided already is not written again, so the user's triggers are not set off."""
     a, b = hosts
