@@ -14,7 +14,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 
 
 class Graph:
-    """Rows by number, from the newest up.
+    """Rows by number, of which the lowest is the newest's.
 
     rests: for each reference of each row, the rows of which it takes one; all they rest on in turn
     are there. rivals: for each value that must be unique, the rows that want it.

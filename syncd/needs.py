@@ -128,5 +128,6 @@ def _graph(connection: Connection, row: Sequence[str]) -> Graph:
     return Graph({id_: [*some.values()] for id_, some in rests.items()}, rivals.values())
 
 
-def _same(row: Sequence[str], one: str, other: str) -> str:
-    return " AND ".join(f"{one}.{part} IS {other}{part}" for part in row)
+def _same(row: Sequence[str], alias: str, prefix: str) -> str:
+    """Join a table with what has the same columns under names that begin with a prefix."""
+    return " AND ".join(f"{alias}.{part} IS {prefix}{part}" for part in row)

@@ -48,16 +48,21 @@ def hosts(make_hosts: MakeHosts) -> tuple[Host, Host]:
     return a, b
 
 
-@pytest.mark.parametrize("last", ["X", "Q"])
-def test_the_newest_row_shows_and_what_it_rests_on(hosts: tuple[Host, Host], last: str) -> None:
-    """X wants Y's basket and has P for a mother; Q wants P's and has Y for one."""
-    a, b = hosts
-    rows = {"X": (a, "X", "small", "P"), "Q": (b, "Q", "large", "Y")}
+def tie(a: Host, b: Host, last: str = "Q") -> None:
+    """Write a knot: X wants Y's basket and has P for a mother; Q wants P's and has Y for one."""
     born(b, "Y", "small")
     born(a, "P", "large")
+    rows = {"X": (a, "X", "small", "P"), "Q": (b, "Q", "large", "Y")}
     born(*rows.pop("Q" if last == "X" else "X"))
     born(*rows.pop(last))
     settle(a, b)
+
+
+@pytest.mark.parametrize("last", ["X", "Q"])
+def test_the_newest_row_shows_and_what_it_rests_on(hosts: tuple[Host, Host], last: str) -> None:
+    """On both hosts, whichever had heard of what; and the other half as soon as it is gone."""
+    a, b = hosts
+    tie(a, b, last)
     assert cats(a) == cats(b) == ("PX" if last == "X" else "QY")
     a.write("DELETE FROM cats WHERE name = ?", last)
     settle(a, b)
@@ -98,11 +103,7 @@ def test_who_shows_so_far_does_not_count(hosts: tuple[Host, Host]) -> None:
 def test_a_knot_that_shows_is_left_alone(hosts: tuple[Host, Host]) -> None:
     """What is decided already is not written again, so the user's triggers are not set off."""
     a, b = hosts
-    born(b, "Y", "small")
-    born(a, "P", "large")
-    born(a, "X", "small", "P")
-    born(b, "Q", "large", "Y")
-    settle(a, b)
+    tie(a, b)
     for host in hosts:
         host.write("CREATE TABLE seen (what)")
         for event in ("INSERT", "DELETE", "UPDATE"):
@@ -115,7 +116,7 @@ def test_a_knot_that_shows_is_left_alone(hosts: tuple[Host, Host]) -> None:
     assert b.rows("SELECT what FROM seen") == [("INSERT",)]
 
 
-def _model(
+def _is_answer(
     rests: Mapping[int, Sequence[Sequence[int]]], rivals: Sequence[Sequence[int]], shown: set[int]
 ) -> bool:
     """Say whether some rows are those that show: all others have lost to them or their parents."""
@@ -154,7 +155,7 @@ def test_without_a_knot_there_is_one_answer_and_with_one_an_answer_without_clash
                 {*some}
                 for size in range(len(rows) + 1)
                 for some in itertools.combinations(rows, size)
-                if _model(rests, rivals, {*some})
+                if _is_answer(rests, rivals, {*some})
             ]
             assert [shown] == answers
     assert 500 < tied < 2_500
