@@ -8,7 +8,8 @@ to each other take turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from syncd import branches, numbers, usertriggers
 from syncd.database import Connection, literal, literals_of, quoted
@@ -41,6 +42,7 @@ class Candidates:
         self._named_like_table = f"temp.{self._candidate} AS {table.sql}"
         self._whole = f"syncd_whole_{table.id}"
         self._barred = f"syncd_barred_{table.id}"
+        self._beaten: list[str] = []
 
     def has_lost(self, referred_to: set[str]) -> bool:
         """Say whether new entries may have taken away what children refer to."""
@@ -125,6 +127,15 @@ class Candidates:
         if table.numbered:
             waiting = f"SELECT * FROM {table.shadow} AS h WHERE {self._is_waiting()}"
             numbers.allot(self._connection, table, waiting)
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Gather the candidates as before the first round of showing."""
+        self.begin()
+        self.gather()
+        yield
+        self._drop()
+        self.end()
 
     def gather(self) -> None:
         """Gather the candidates: hidden rows that are alive and whole.
@@ -222,27 +233,33 @@ class Candidates:
         return [key for query in queries for (key,) in self._connection.rows(query)]
 
     def displacements(self) -> str:
-        """Return the query of candidates and of the newer rows that have their UNIQUE values.
+        """Return the query of candidates and of the rows that they have lost UNIQUE values to.
 
-        Keys are SQL literals, and so are values of several columns. Stamps are those that decide
-        it, with the origin's ordinal.
+        Those are newer, unless a knot was decided for them. Keys are SQL literals, and so are
+        values of several columns. Stamps are those that decide it, with the origin's ordinal.
         """
         pairs = [
             f"SELECT {self.table.literals('c.syncd_')} AS key, {literal(_names(unique))} AS col,"
             f" r.wanted AS lost_value, {_unpacked('c', 'lost')},"
-            f" {self.table.literals('r.')} AS won_key, r.had AS won_value, {_unpacked('r', 'won')}"
+            f" {self.table.literals('r.')} AS won_key, r.had AS won_value, {_unpacked('r', 'won')},"
+            " r.syncd_stamp > c.syncd_stamp AS is_newer"
             f" FROM ({self._rivals(unique, _values(unique))}) AS r"
             f" JOIN temp.{self._candidate} AS c ON c.syncd_id = r.id"
-            " WHERE r.syncd_stamp > c.syncd_stamp"
+            " WHERE r.syncd_stamp IS NOT NULL"
             for unique in self.demands.uniques
         ]
         sides = ([f"{side}_{part}" for part in _SIDE] for side in ("lost", "won"))
         names = ["key", "col", *next(sides), "won_key", *next(sides)]
-        nothing = f"SELECT {', '.join(f'NULL AS {name}' for name in names)} WHERE false"
-        return " UNION ALL ".join([nothing, *pairs])
+        nothing = f"SELECT {', '.join(f'NULL AS {name}' for name in [*names, 'is_newer'])}"
+        return (
+            f"SELECT {', '.join(names)} FROM"
+            " (SELECT *, max(is_newer) OVER (PARTITION BY key) AS is_any_newer"
+            f" FROM ({' UNION ALL '.join([f'{nothing} WHERE false', *pairs])}))"
+            " WHERE is_newer"
+            f" OR NOT is_any_newer AND key IN ({', '.join(map(literal, self._beaten))})"
+        )
 
-    def drop(self) -> None:
-        """Clear what `gather` has gathered."""
+    def _drop(self) -> None:
         self._connection.run(f"DROP TABLE temp.{self._candidate}")
 
     def show(self) -> int:
@@ -262,7 +279,7 @@ class Candidates:
             # No number may be kept for a row that does not show after all.
             numbers.free(connection, table, f"SELECT {self._cells} FROM {table.shadow}")
         connection.run(f"DROP TABLE temp.{self._rival}")
-        self.drop()
+        self._drop()
         return moved
 
     def _candidates(self) -> str:
@@ -388,6 +405,14 @@ class Candidates:
                 holders = f"SELECT {self._cells} FROM ({self._rivals(unique)})"
                 connection.run(f"DELETE FROM {table.sql} WHERE {table.among(holders)}")
             return [number for number, id_ in candidates if is_refused(id_)]
+
+    def note_beaten(self, rows: str) -> None:
+        """Remember that some rows lose in a knot, which they may do to older ones as well.
+
+        rows: a query as of `refused`.
+        """
+        keys = f"SELECT {self.table.literals('s.')} FROM ({rows}) AS s"
+        self._beaten += [key for (key,) in self._connection.rows(keys)]
 
     def bar(self, rows: str) -> int:
         """Let some rows show no more, whether they do or are candidates; return how many did.

@@ -57,15 +57,27 @@ def listed(connection: Connection, table: str | None, since_ms: int) -> list[Con
 
     The newest come first.
     """
+    return _read(
+        connection,
+        "(c.at_ms >= ? OR c.ended_ms IS NULL) AND c.tbl = coalesce(?, c.tbl)",
+        (since_ms, table),
+    )
+
+
+def displaced(connection: Connection, table: str) -> list[Conflict]:
+    """Return the losses of the rows of a table that are displaced now."""
+    return _read(connection, "c.ended_ms IS NULL AND c.tbl = ?", (table,))
+
+
+def _read(connection: Connection, where: str, values: tuple[Any, ...]) -> list[Conflict]:
     rows = connection.user_rows(
         "SELECT c.id, c.at_ms, c.ended_ms, c.reason, c.tbl, c.key, c.col,"
         " c.lost_value, l.node, c.lost_hlc, c.won_key, c.won_value, w.node, c.won_hlc, c.won_dead"
         " FROM syncd_conflict AS c"
         " JOIN syncd_origin AS l ON l.ordinal = c.lost_origin"
         " JOIN syncd_origin AS w ON w.ordinal = c.won_origin"
-        " WHERE (c.at_ms >= ? OR c.ended_ms IS NULL) AND c.tbl = coalesce(?, c.tbl)"
-        " ORDER BY c.at_ms DESC, c.id DESC",
-        (since_ms, table),
+        f" WHERE {where} ORDER BY c.at_ms DESC, c.id DESC",
+        values,
     )
     return [
         Conflict(*[*loss, ms_of_hlc(lost_hlc), *winner, ms_of_hlc(won_hlc), bool(won_dead)])
@@ -101,11 +113,28 @@ def _write_anew(connection: Connection, table: Table, lost: Conflict, now_ms: in
     restamp.entries(connection, table, f"({table.cells('e')}) IN (VALUES ({lost.key}))")
 
 
+def require_shown(connection: Connection, lost: Conflict) -> None:
+    """Raise `NotRestorable` unless the row shows that a displaced one was written anew as."""
+    table = load_tables(connection)[lost.table]
+    if connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.sql} WHERE {_row(table, lost)})"):
+        return
+    raise NotRestorable(
+        f"the row ({lost.key}) of {lost.table} could not show without the row ({lost.won_key})",
+        hint="It rests on that row, or its own parent does not show, or a CHECK refuses it.",
+    )
+
+
+def _row(table: Table, lost: Conflict) -> str:
+    """Return the condition that a row of the user's table is the one that has lost."""
+    names = ", ".join(f"column{i + 1} AS {cell}" for i, cell in enumerate(table.key_cells))
+    # The key was written as literals.
+    return table.among(f"SELECT {names} FROM (VALUES ({lost.key}))")
+
+
 def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
     if lost.column not in {column.name for column in table.columns}:
         raise NotRestorable(f"{lost.table}.{lost.column} is not there any more")
     (column,) = (column for column in table.columns if column.name == lost.column)
-    names = ", ".join(f"column{i + 1} AS {cell}" for i, cell in enumerate(table.key_cells))
     value = column.local("(SELECT lost_value FROM syncd_conflict WHERE id = ?1)")
     if column.parent is not None and lost.lost_value is not None:
         parent = load_tables(connection).get(column.parent.name)
@@ -117,9 +146,7 @@ def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
                 f"{column.parent.name} has no row {lost.lost_value!r} here any more",
                 hint="It was deleted; insert it again, then restore the value.",
             )
-    # The key was written as literals.
-    row = table.among(f"SELECT {names} FROM (VALUES ({lost.key}))")
-    update = f"UPDATE {table.sql} SET {quoted(lost.column)} = {value} WHERE {row}"
+    update = f"UPDATE {table.sql} SET {quoted(lost.column)} = {value} WHERE {_row(table, lost)}"
     written: list[int] = []
     if not connection.attempt(lambda: written.append(connection.run(update, (lost.id,)))):
         raise NotRestorable(

@@ -95,10 +95,13 @@ def _bar_losers(
             for n, member in enumerate(members)
             for id_ in member.refused(_rows(member, n, among))
         }
-        lost = refused | graph.among(among - refused).losers()
-        return [
-            member.name for n, member in enumerate(members) if member.bar(_rows(member, n, lost))
-        ]
+        lost = graph.among(among - refused).losers()
+        hidden: list[str] = []
+        for n, member in enumerate(members):
+            member.note_beaten(_rows(member, n, lost))
+            if member.bar(_rows(member, n, lost | refused)):
+                hidden.append(member.name)
+        return hidden
 
 
 def _rows(member: Candidates, number: int, ids: Collection[int]) -> str:

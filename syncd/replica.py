@@ -391,6 +391,7 @@ class Replica:
             lost = conflicts.restore(connection, conflict, now_ms=self.wall_ms())
             if lost.reason == held.DISPLACED:
                 merge.settle_now(connection, self.wall_ms())
+                conflicts.require_shown(connection, lost)
             return lost
 
     def held(self) -> list[Held]:

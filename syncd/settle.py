@@ -38,12 +38,14 @@ def settle(
     demands = {name: _constraints(connection, table) for name, table in tables.items()}
     changed = affected(connection, tables, lost)
     fewer: set[str] = set()
+    circles: list[_Circle] = []
     for names in _parents_first({table.name: demands[table.name] for table in changed}):
         together = [tables[name] for name in names]
         circle = _Circle(
             connection,
             [Candidates(connection, table, demands[table.name], together) for table in together],
         )
+        circles.append(circle)
         for member in circle.members:
             if member.name in lost or member.has_lost(_referred_to(demands, member.name)):
                 fewer.add(member.name)
@@ -53,8 +55,9 @@ def settle(
         circle.show(fewer)
         circle.add_set_aside(fewer)
     displaced = {
-        table.name: waiting.log_displaced(connection, table, demands[table.name], now_ms=now_ms)
-        for table in changed
+        member.name: waiting.log_displaced(connection, member, now_ms=now_ms)
+        for circle in circles
+        for member in circle.members
     }
     connection.run("UPDATE syncd_replica SET settled = position WHERE settled < position")
     return displaced

@@ -1,20 +1,18 @@
 """Waiting: which rows are alive and do not show, and what stands in their way.
 
-Nothing is decided here: `settle` has decided, and this says why, by the same candidates. A row that
-is displaced has lost a value that must be unique to another, so the conflict log has it, from when
-it is displaced until it shows, dies or is displaced by another.
+Nothing is decided here: `settle` has decided, and this says why. A row that is displaced has lost a
+value that must be unique to another, so the conflict log has it, from when it is displaced until it
+shows, dies or is displaced by another.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
+from syncd import conflicts
 from syncd.candidates import Candidates
 from syncd.clock import ms_of_hlc
 from syncd.database import Connection
 from syncd.held import CONSTRAINT, DISPLACED, PARENT, Held
-from syncd.introspection import Constraints, constraints
+from syncd.introspection import constraints
 from syncd.schema import ALIVE_BIT, Table
 from syncd.shadow import hidden
 
@@ -26,30 +24,25 @@ def rows(connection: Connection, table: Table) -> list[Held]:
     """
     if not hidden(connection, table):
         return []
-    demands = constraints(connection, table.name, [column.name for column in table.key])
-    with _gathered(connection, table, demands) as candidates:
-        orphans = set(candidates.unsupported())
-        nodes = dict(connection.rows("SELECT ordinal, node FROM syncd_origin"))
-        lost: dict[str, list[Held]] = {}
-        for (
-            key,
-            col,
-            value,
-            hlc,
-            origin,
-            _,
-            won_key,
-            won_value,
-            won_hlc,
-            won_origin,
-            _,
-        ) in connection.user_rows(candidates.displacements()):
-            lost.setdefault(key, []).append(
-                Held(
-                    *(None, table.name, key, col, DISPLACED, nodes[origin], ms_of_hlc(hlc), value),
-                    *(won_key, won_value, nodes[won_origin], ms_of_hlc(won_hlc)),
-                )
+    orphans = _orphans(connection, table)
+    lost: dict[str, list[Held]] = {}
+    for one in conflicts.displaced(connection, table.name):
+        lost.setdefault(one.key, []).append(
+            Held(
+                None,
+                one.table,
+                one.key,
+                one.column,
+                DISPLACED,
+                one.lost_node,
+                one.lost_ms,
+                one.lost_value,
+                one.won_key,
+                one.won_value,
+                one.won_node,
+                one.won_ms,
             )
+        )
     found: list[Held] = []
     for key, node, hlc in connection.rows(_births(table)):
         reason = PARENT if key in orphans else CONSTRAINT
@@ -57,21 +50,21 @@ def rows(connection: Connection, table: Table) -> list[Held]:
     return found
 
 
-def log_displaced(
-    connection: Connection, table: Table, demands: Constraints, *, now_ms: int
-) -> int:
+def log_displaced(connection: Connection, candidates: Candidates, *, now_ms: int) -> int:
     """Bring the conflict log in line with which rows of a table are displaced now.
 
-    Returns how many are that were not, or that are displaced by another row now.
+    candidates: those of the table, after the last round of showing. Returns how many are displaced
+    that were not, or that are by another row now.
     """
+    table = candidates.table
     is_any_open = connection.value(
         "SELECT EXISTS (SELECT 1 FROM syncd_conflict WHERE tbl = ? AND ended_ms IS NULL)",
         (table.name,),
     )
-    if not is_any_open and not (demands.uniques and hidden(connection, table)):
+    if not is_any_open and not (candidates.demands.uniques and candidates.is_any_hidden()):
         return 0
     with (
-        _gathered(connection, table, demands) as candidates,
+        candidates.gathered(),
         connection.temporary("syncd_displaced", candidates.displacements()),
     ):
         named = {"table": table.name, "reason": DISPLACED, "now": now_ms}
@@ -98,14 +91,11 @@ def log_displaced(
         )
 
 
-@contextlib.contextmanager
-def _gathered(connection: Connection, table: Table, demands: Constraints) -> Iterator[Candidates]:
+def _orphans(connection: Connection, table: Table) -> set[str]:
+    demands = constraints(connection, table.name, [column.name for column in table.key])
     candidates = Candidates(connection, table, demands, [table])
-    candidates.begin()
-    candidates.gather()
-    yield candidates
-    candidates.drop()
-    candidates.end()
+    with candidates.gathered():
+        return {*candidates.unsupported()}
 
 
 def _births(table: Table) -> str:

@@ -118,7 +118,20 @@ Id = tuple[str, Key]
 """A row by its table and its key."""
 
 
-def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Demands]) -> Tables:
+@dataclass(frozen=True)
+class Settled:
+    """What shows, and who does not for want of a unique value.
+
+    displaced: the rows that have all they need but a value that another has. beaten: all that want
+    a value of a row that shows, those among them that could not show without it either.
+    """
+
+    shown: Tables
+    displaced: set[Id]
+    beaten: set[Id]
+
+
+def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Demands]) -> Settled:
     """Return which of the rows that are alive show, so that no constraint is broken.
 
     A row shows that its table's CHECK accepts, whose parents show, and that clashes with none that
@@ -146,6 +159,9 @@ def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Dema
             unique.update(demanded.names)
         for key, values in alive[table].items():
             row = dict(zip(demanded.names, (*key, *values), strict=True))
+            for one in demanded.uniques:
+                if one.among is None or one.among(row):
+                    wanting.setdefault((table, one, one.of(row)), []).append((table, key))
             if not demanded.check(row):
                 continue
             references = [
@@ -163,19 +179,25 @@ def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Dema
                 for write in writes
                 if write.register in unique and (died is None or write.stamp > died)
             )
-            for one in demanded.uniques:
-                if one.among is None or one.among(row):
-                    wanting.setdefault((table, one, one.of(row)), []).append((table, key))
     rivals: dict[Id, set[Id]] = {}
     for (_, _, wanted), rows in wanting.items():
         if NULL not in wanted and len(rows) > 1:
             for id_ in rows:
                 rivals.setdefault(id_, set()).update({*rows} - {id_})
-    showing = _showing(rests, rivals, newness)
-    return {
-        table: {key: values for key, values in alive[table].items() if (table, key) in showing}
-        for table in demands
-    }
+    fit = {id_: others & rests.keys() for id_, others in rivals.items() if id_ in rests}
+    showing = _showing(rests, fit, newness)
+    return Settled(
+        {
+            table: {key: values for key, values in alive[table].items() if (table, key) in showing}
+            for table in demands
+        },
+        {
+            id_
+            for id_, references in rests.items()
+            if id_ not in showing and all(one & {id_, *showing} for one in references)
+        },
+        {id_ for id_, others in rivals.items() if id_ not in showing and others & showing},
+    )
 
 
 def _showing(

@@ -28,6 +28,8 @@ from engine.model import ALIVE, DEAD, EXISTENCE, NULL, Cell, Change, Key, Stamp,
 from syncd import bundle, changelog
 from syncd.bundle import Reader
 from syncd.errors import BundleGap
+from syncd.held import DISPLACED
+from syncd.replica import Replica
 from syncd.vector import Vector
 
 
@@ -350,7 +352,7 @@ class World:
         """Every host shows what the model makes of all changes, and has nothing more to tell."""
         everything = set().union(*self.sets)
         for number, host in enumerate(self.hosts):
-            assert self._shown(number) == self._modelled(number, everything), f"host {number}"
+            assert self._shown(number) == self._settled(number, everything).shown, f"host {number}"
             assert host.rows("SELECT * FROM syncd_held") == []
             assert host.rows("PRAGMA foreign_key_check") == []
             assert host.rows("PRAGMA integrity_check") == [("ok",)]
@@ -514,7 +516,10 @@ class World:
         host = self.hosts[number]
         if self.holds_back and host.replica.status().journal:
             return  # what a write makes room for shows once the write is folded
-        assert self._shown(number) == self._modelled(number, self.sets[number]), f"host {number}"
+        settled = self._settled(number, self.sets[number])
+        assert self._shown(number) == settled.shown, f"host {number}"
+        logged = displaced_in(host.replica, host.writer)
+        assert settled.displaced <= logged <= settled.beaten, f"host {number}"
 
     def _shown(self, number: int) -> model.Tables:
         return {
@@ -522,7 +527,7 @@ class World:
             for name, shape in self._shapes_of(number).items()
         }
 
-    def _modelled(self, number: int, changes: Iterable[Change]) -> model.Tables:
+    def _settled(self, number: int, changes: Iterable[Change]) -> model.Settled:
         changes = list(changes)
         demands = {
             name: model.Demands(
@@ -645,3 +650,12 @@ def stamps_of(
 def cell_of(value: object) -> Cell:
     kinds = {int: "integer", float: "real", str: "text", bytes: "blob"}
     return cell(kinds.get(type(value), "null"), value)
+
+
+def displaced_in(replica: Replica, reader: sqlite3.Connection) -> set[model.Id]:
+    """Return the rows that the conflict log of a replica has as displaced now."""
+    return {
+        (one.table, tuple(map(cell_of, reader.execute(f"VALUES ({one.key})").fetchone())))
+        for one in replica.conflicts()
+        if one.reason == DISPLACED and one.ended_ms is None
+    }

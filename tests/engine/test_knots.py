@@ -12,6 +12,8 @@ import pytest
 from engine.conftest import MakeHosts
 from engine.hosts import Host, settle
 from syncd import knots
+from syncd.errors import NotRestorable
+from syncd.held import DISPLACED
 from syncd.knots import Graph
 
 CATS = (
@@ -98,6 +100,71 @@ def test_who_shows_so_far_does_not_count(hosts: tuple[Host, Host]) -> None:
     born(a, "K", "small", "Q")
     settle(a, b)
     assert cats(a) == cats(b) == "MQ"
+
+
+def displaced(host: Host) -> list[tuple[str, str]]:
+    """Return the rows that are held as displaced, with those that have their values.
+
+    That is what the conflict log has as well.
+    """
+    listed = [(one.key, one.winner_key) for one in host.replica.held() if one.reason == DISPLACED]
+    log = [(one.key, one.won_key) for one in host.replica.conflicts() if one.ended_ms is None]
+    assert sorted(listed) == sorted(log)
+    return sorted(log)
+
+
+def clash(a: Host, b: Host) -> None:
+    """Write that P has what X wants, which is newer and has P for a mother."""
+    born(a, "P", "old")
+    settle(a, b)
+    moved(a, "P", "large")
+    born(b, "X", "large", "P")
+    settle(a, b)
+
+
+def test_a_row_that_wants_what_it_rests_on_has_lost_to_that(hosts: tuple[Host, Host]) -> None:
+    """Though it is newer. Once its support has another value, it shows."""
+    a, b = hosts
+    clash(a, b)
+    for host in hosts:
+        assert cats(host) == "P"
+        assert displaced(host) == [("'X'", "'P'")]
+    moved(a, "P", "old")
+    settle(a, b)
+    for host in hosts:
+        assert cats(host) == "PX"
+        assert displaced(host) == []
+
+
+def test_a_row_that_rests_on_its_rival_cannot_be_restored(hosts: tuple[Host, Host]) -> None:
+    """Written anew it would not show either; nothing is written then."""
+    a, b = hosts
+    clash(a, b)
+    before = b.replica.vector()
+    (conflict,) = b.replica.conflicts()
+    with pytest.raises(NotRestorable, match="could not show"):
+        b.replica.restore(conflict.id)
+    assert b.replica.vector() == before
+    assert displaced(b) == [("'X'", "'P'")]
+
+
+def test_a_knot_says_which_older_row_has_the_value_of_one_that_loses(
+    hosts: tuple[Host, Host],
+) -> None:
+    """Q wants P's basket and is newer, but X, which is newer still, rests on P."""
+    a, b = hosts
+    born(b, "Z", "spare")
+    settle(a, b)
+    moved(a, "Z", "mid")
+    born(a, "P", "large")
+    born(b, "Y", "small")
+    born(b, "W", "mid", "Y")
+    born(b, "Q", "large", "Z")
+    born(a, "X", "small", "P")
+    settle(a, b)
+    for host in hosts:
+        assert cats(host) == "PXZ"
+        assert displaced(host) == [("'Q'", "'P'"), ("'W'", "'Z'"), ("'Y'", "'X'")]
 
 
 def test_a_knot_that_shows_is_left_alone(hosts: tuple[Host, Host]) -> None:

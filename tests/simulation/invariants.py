@@ -22,13 +22,12 @@ from collections.abc import Collection, Sequence
 from engine import model
 from engine.hosts import changes_in
 from engine.model import ALIVE, DEAD, Change
-from engine.simulation import cell_of
+from engine.simulation import cell_of, displaced_in
 
 from simulation import images, shapes
 from simulation.ledger import Ledger, Loss
 from simulation.machine import Machine
 from syncd import peers, verify
-from syncd.held import DISPLACED
 from syncd.vector import Vector
 from syncd.verify import Verdict
 
@@ -56,14 +55,18 @@ def check(machine: Machine) -> None:
         return  # what a write makes room for shows once the write is folded
     broken = machine.rows("PRAGMA foreign_key_check")
     hold(not broken, "constraints", f"{machine.node}: {broken}")
-    _compare("shown", machine, machine.knowledge.modelled())
+    settled = machine.knowledge.settled()
+    _compare("shown", machine, settled.shown)
     local = machine.local()
     strays = machine.knowledge.strays(local)
     hold(not strays, "local", f"{machine.node} has {strays}")
     machine.knowledge.note_local(local)
-    logged = {(one.table, one.key) for one in machine.replica.conflicts() if one.ended_ms is None}
-    displaced = {(h.table, h.key) for h in machine.replica.held() if h.reason == DISPLACED}
-    hold(logged == displaced, "displaced", f"{machine.node} logs {logged}, displaced {displaced}")
+    logged = displaced_in(machine.replica, machine.writer)
+    hold(
+        settled.displaced <= logged <= settled.beaten,
+        "displaced",
+        f"{machine.node} logs {logged}, displaced {settled.displaced} of {settled.beaten}",
+    )
 
 
 def check_at_rest(
@@ -156,7 +159,7 @@ def check_aged(
 
 def _check_what_shows(machine: Machine, everything: set[Change]) -> None:
     tables, version = machine.tables, machine.knowledge.version
-    modelled = shapes.modelled(tables, version, everything)
+    modelled = shapes.settled(tables, version, everything).shown
     _compare("converged", machine, modelled)
     alive = shapes.alive(tables, version, everything)
     hidden = sum(len(alive[name]) - len(rows) for name, rows in modelled.items())

@@ -161,9 +161,9 @@ class Knowledge:
         known = (EXISTENCE, *shape.columns_of(self.version)) if shape else ()
         return change.register in known
 
-    def modelled(self) -> model.Tables:
+    def settled(self) -> model.Settled:
         """Return what the model makes of what is merged."""
-        return shapes.modelled(self.tables, self.version, self.merged)
+        return shapes.settled(self.tables, self.version, self.merged)
 
     def note_local(self, shown: model.Tables) -> None:
         """Remember what rows have in the columns that stay here, as their host has written it."""

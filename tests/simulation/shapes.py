@@ -84,8 +84,8 @@ def alive(shapes: Shapes, version: int, changes: Iterable[Change]) -> model.Tabl
     return model.visible(changes, columns, presets)
 
 
-def modelled(shapes: Shapes, version: int, changes: Collection[Change]) -> model.Tables:
-    """Return what tables show after some changes."""
+def settled(shapes: Shapes, version: int, changes: Collection[Change]) -> model.Settled:
+    """Return what tables show after some changes, and what they do not."""
     demands = {name: s.demands(version) for name, s in of_version(shapes, version).items()}
     return model.settled(changes, alive(shapes, version, changes), demands)
 
