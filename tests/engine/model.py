@@ -216,7 +216,7 @@ def _showing(
         for row, others in rivals.items()
     }
     showing: set[Id] = set()
-    parents = {row: {parent for one in rests[row] for parent in one} for row in rests}
+    parents = {row: {one for some in rests[row] for one in some if one in rests} for row in rests}
     clashing = {
         row
         for row in rests
