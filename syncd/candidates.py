@@ -23,16 +23,26 @@ NEW = "e.position > (SELECT settled FROM syncd_replica)"
 
 
 class Candidates:
-    """Those of one table. circle: it and the tables that refer to each other with it."""
+    """Those of one table.
+
+    circle: it and the tables that refer to each other with it. suspend: called before a row comes
+    or goes, to have capture suspended.
+    """
 
     def __init__(
-        self, connection: Connection, table: Table, demands: Constraints, circle: Sequence[Table]
+        self,
+        connection: Connection,
+        table: Table,
+        demands: Constraints,
+        circle: Sequence[Table],
+        suspend: Callable[[], object] = lambda: None,
     ) -> None:
         self.name = table.name
         self.parents = {reference.parent for reference in demands.foreign_keys}
         self.table = table
         self.demands = demands
         self._connection = connection
+        self._suspend = suspend
         self._own = branches.own(table, demands.foreign_keys)
         self._cells = ", ".join(table.key_cells)
         self._candidates_of = {other.name: f"syncd_candidate_{other.id}" for other in circle}
@@ -77,9 +87,12 @@ class Candidates:
             written = f"SELECT DISTINCT {self._cells} FROM {table.changes} AS e WHERE {NEW}"
             rows = f"({written}) AS w CROSS JOIN {rows} ON {table.on_user('c', 'w')}"
         return sum(
-            hide(self._connection, table, self._left_behind(reference, rows))
+            self._hide(self._left_behind(reference, rows))
             for reference in self.demands.foreign_keys
         )
+
+    def _hide(self, keys: str) -> int:
+        return hide(self._connection, self.table, keys, before=self._suspend)
 
     def _left_behind(self, reference: ForeignKey, rows: str) -> str:
         """Return the query of the keys of rows without this parent, and of what hangs on them.
@@ -267,12 +280,11 @@ class Candidates:
         connection, table = self._connection, self.table
         moved = 0
         if connection.value(f"SELECT EXISTS (SELECT 1 FROM temp.{self._candidate})"):
+            self._suspend()
             # A row keeps others from showing only if it shows itself.
             left = f"SELECT syncd_id FROM temp.{self._candidate}"
-            moved = hide(
-                connection,
-                table,
-                f"SELECT DISTINCT {self._cells} FROM temp.{self._rival} WHERE id IN ({left})",
+            moved = self._hide(
+                f"SELECT DISTINCT {self._cells} FROM temp.{self._rival} WHERE id IN ({left})"
             )
             moved += self._insert()
         if table.is_generated:
@@ -389,6 +401,7 @@ class Candidates:
         rows: a query of the keys of some that are candidates or show, each with its number `id`.
         """
         connection, table, insert = self._connection, self.table, self._inserting()
+        self._suspend()
         same = " AND ".join(f"c.syncd_{cell} = s.{cell}" for cell in table.key_cells)
         candidates = connection.rows(
             f"SELECT s.id, c.syncd_id FROM ({rows}) AS s"
@@ -423,7 +436,7 @@ class Candidates:
         own = ", ".join(f"syncd_{cell}" for cell in self.table.key_cells)
         self._connection.run(f"INSERT INTO temp.{self._barred} {keys}")
         self._connection.run(f"DELETE FROM temp.{self._candidate} WHERE ({own}) IN ({keys})")
-        return hide(self._connection, self.table, keys)
+        return self._hide(keys)
 
     def drop_unsupported(self) -> int:
         """Drop candidates without a parent, neither showing nor about to; return how many."""

@@ -10,7 +10,8 @@ ever see them missing, and a crash undoes it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator
 
 from syncd import usertriggers
 from syncd.database import Connection, literal, quoted
@@ -131,6 +132,17 @@ def suspended(connection: Connection, tables: Collection[Table]) -> Iterator[Non
         yield
     for sql in ours.values():
         connection.run(sql)
+
+
+@contextlib.contextmanager
+def suspending(connection: Connection, tables: Collection[Table]) -> Iterator[Callable[[], object]]:
+    """Yield what suspends capture from its first call on to the end of the `with`.
+
+    Who writes only sometimes should not always change the schema: every connection would have to
+    read it anew. It must not be called in a savepoint that is undone.
+    """
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda: stack.enter_context(suspended(connection, tables)))
 
 
 def _present(connection: Connection, table: Table) -> dict[str, str]:

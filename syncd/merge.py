@@ -9,7 +9,7 @@ is newer than its death (`show`). All of it is set-based SQL; per section Python
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import msgspec
@@ -196,13 +196,13 @@ def merge_sections(
     before = held.last_position(connection)
     affected = settle.affected(connection, tables, by_table)
     hiding = {table.name: Hiding(connection, table) for table in affected}
-    with capture.suspended(connection, affected):
+    with capture.suspending(connection, affected) as suspend:
         for name, of_table in by_table.items():
-            counts += scope.merge(tables.get(name), of_table).of(name)
+            counts += scope.merge(tables.get(name), of_table, suspend).of(name)
         # Since a change was held, what would have taken it may have been forgotten.
         merged_into = [tables[name] for name in by_table if name in tables]
         counts += _meet_forgotten(connection, merged_into, before, known, now_ms)
-        displaced = settle.settle(connection, tables, now_ms=now_ms)
+        displaced = settle.settle(connection, tables, suspend=suspend, now_ms=now_ms)
     changelog.advance_clock(connection, scope.hlc_seen)
     for name, rows in hiding.items():
         counts += Counts(held=rows.count(), conflicting=displaced.get(name, 0)).of(name)
@@ -267,8 +267,8 @@ def take_journal(connection: Connection, now_ms: int, *, minted_under: bytes | N
 def settle_now(connection: Connection, now_ms: int) -> None:
     """Decide what shows of the rows that have new entries. The journal must be folded."""
     tables = load_tables(connection)
-    with capture.suspended(connection, settle.affected(connection, tables)):
-        settle.settle(connection, tables, now_ms=now_ms)
+    with capture.suspending(connection, settle.affected(connection, tables)) as suspend:
+        settle.settle(connection, tables, suspend=suspend, now_ms=now_ms)
 
 
 def _merged(connection: Connection) -> Vector:
@@ -348,8 +348,13 @@ class _Scope:
         self._now_ms = now_ms
         self.hlc_seen = 0
 
-    def merge(self, table: Table | None, sections: list[Section]) -> Counts:
-        """Merge the sections of one table, and hold what of them cannot show."""
+    def merge(
+        self, table: Table | None, sections: list[Section], suspend: Callable[[], object]
+    ) -> Counts:
+        """Merge the sections of one table, and hold what of them cannot show.
+
+        suspend: called before the table is written, to have capture suspended.
+        """
         news = [section for section in sections if not _is_known(section, self._merged)]
         counts = Counts(older=sum(map(len, sections)) - sum(map(len, news)))
         if table is None:
@@ -373,7 +378,7 @@ class _Scope:
         showing = Showing(self._connection, table, updated)
         # Whether a value is lost to a death depends on what is born.
         for section in sorted(mergeable, key=lambda section: _ORDER[section.existence]):
-            counts += self._merge_into(table, section, showing)
+            counts += self._merge_into(table, section, showing, suspend)
         return counts
 
     def _hold(self, section: Section | None, reason: str) -> Counts:
@@ -381,7 +386,9 @@ class _Scope:
             return Counts()
         return Counts(held=held.hold(self._connection, section, reason))
 
-    def _merge_into(self, table: Table, section: Section, showing: Showing) -> Counts:
+    def _merge_into(
+        self, table: Table, section: Section, showing: Showing, suspend: Callable[[], object]
+    ) -> Counts:
         columns = staging.columns_of(table, section)
         known = {} if section.ahead else self._known_to_sender
         newest = max(section.hlcs)
@@ -407,8 +414,10 @@ class _Scope:
                         known=changelog.up_to("x.origin", known),
                         now_ms=self._now_ms,
                     )
-                showing.take_staged(columns, section.existence, contested)
                 applied = connection.value("SELECT count(*) FROM temp.syncd_staged WHERE mask <> 0")
+                if applied or contested:
+                    suspend()
+                    showing.take_staged(columns, section.existence, contested)
         return Counts(applied, overwritten, len(section) - applied, logged)
 
 

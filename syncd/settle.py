@@ -11,7 +11,7 @@ leaves the user's table takes its rowid along and gets it back if it returns.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from graphlib import TopologicalSorter
 
 from syncd import needs, waiting
@@ -26,14 +26,16 @@ def settle(
     tables: dict[str, Table],
     lost: Collection[str] = (),
     *,
+    suspend: Callable[[], object],
     now_ms: int,
 ) -> dict[str, int]:
     """Show what can show and hide what cannot, wherever entries have come since the last time.
 
     Returns how many values of each table have been displaced by that.
 
-    The journal must be folded, and capture suspended in the tables that `affected` returns. lost:
-    tables whose rows may have gone without an entry that says so. now_ms: this host's wall clock.
+    The journal must be folded. lost: tables whose rows may have gone without an entry that says so.
+    suspend: called before a row comes or goes, to have capture suspended in the tables that
+    `affected` returns. now_ms: this host's wall clock.
     """
     demands = {name: _constraints(connection, table) for name, table in tables.items()}
     changed = affected(connection, tables, lost)
@@ -43,7 +45,10 @@ def settle(
         together = [tables[name] for name in names]
         circle = _Circle(
             connection,
-            [Candidates(connection, table, demands[table.name], together) for table in together],
+            [
+                Candidates(connection, table, demands[table.name], together, suspend)
+                for table in together
+            ],
         )
         circles.append(circle)
         for member in circle.members:

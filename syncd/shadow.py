@@ -7,6 +7,8 @@ table or here, never in both. One that leaves the user's table takes its rowid a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from syncd import numbers, usertriggers
 from syncd.database import Connection, quoted
 from syncd.schema import Table
@@ -48,12 +50,19 @@ def owned(table: Table, alias: str) -> str:
     )
 
 
-def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True) -> int:
+def hide(
+    connection: Connection,
+    table: Table,
+    keys: str,
+    *,
+    alive: bool = True,
+    before: Callable[[], object] = lambda: None,
+) -> int:
     """Move rows from the user's table to the shadow; return how many.
 
     A row that came past the triggers while one of its key is here stays where it is, for `audit` to
     find. keys: a query of their keys, under the names of the key cells. alive: whether they may
-    return.
+    return. before: called if there are any, before they move.
     """
     columns = (*table.columns, *table.excluded)
     cells = [*table.key_cells, "alive", *(column.cell for column in columns)]
@@ -66,6 +75,9 @@ def hide(connection: Connection, table: Table, keys: str, *, alive: bool = True)
     hiding = "SELECT * FROM temp.syncd_hiding"
     wanted = f"SELECT * FROM ({keys}) AS s WHERE {not_there}"
     with connection.temporary("syncd_hiding", wanted) as last:
+        if not last:
+            return 0
+        before()
         connection.run(
             f"INSERT INTO {table.shadow} ({', '.join(cells)}) SELECT {', '.join(values)}"
             f" FROM temp.syncd_hiding AS s CROSS JOIN {table.sql} AS t ON {table.on_user('t', 's')}"

@@ -391,3 +391,32 @@ def test_a_row_gets_its_old_number_back_before_others_get_new_ones(tmp_path: Pat
     )
     for one in (a, b):
         one.close()
+
+
+def test_a_fold_changes_no_schema_where_nothing_comes_or_goes(tmp_path: Path) -> None:
+    """Every connection would read it anew, those of the app as well. Rows refer to others here."""
+    ddl = (
+        "CREATE TABLE people (name TEXT NOT NULL PRIMARY KEY, phone TEXT UNIQUE,"
+        " mother REFERENCES people (name))"
+    )
+    a, b = (Host(tmp_path, node, ddl=ddl, tables={"people": None}, clock=Clock()) for node in "ab")
+    before = a.rows("PRAGMA schema_version")
+    for change in (
+        "INSERT INTO people VALUES ('ann', '1', NULL), ('bob', '2', 'ann'), ('cid', '3', 'bob')",
+        "UPDATE people SET phone = '4' WHERE name = 'ann'",
+        "UPDATE people SET mother = NULL WHERE name = 'bob'",
+        "DELETE FROM people WHERE name = 'ann'",
+    ):
+        a.write(change)
+        a.replica.fold()
+        assert a.rows("PRAGMA schema_version") == before
+    pull(b, a)
+    pull(a, b)
+    assert a.rows("PRAGMA schema_version") == before
+    assert b.rows("SELECT name FROM people ORDER BY 1") == [("bob",), ("cid",)]
+    a.write("PRAGMA foreign_keys = OFF")
+    a.write("DELETE FROM people WHERE name = 'bob'")
+    a.replica.fold()
+    assert a.rows("SELECT name FROM people") == []
+    for one in (a, b):
+        one.close()
