@@ -420,7 +420,7 @@ class Candidates:
             return [number for number, id_ in candidates if is_refused(id_)]
 
     def note_beaten(self, rows: str) -> None:
-        """Remember that some rows lose in a knot, which they may do to older ones as well.
+        """Remember that some rows have lost a value in a knot, which may be to older ones as well.
 
         rows: a query as of `refused`.
         """

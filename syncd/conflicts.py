@@ -119,8 +119,9 @@ def require_shown(connection: Connection, lost: Conflict) -> None:
     if connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.sql} WHERE {_row(table, lost)})"):
         return
     raise NotRestorable(
-        f"the row ({lost.key}) of {lost.table} could not show without the row ({lost.won_key})",
-        hint="It rests on that row, or its own parent does not show, or a CHECK refuses it.",
+        f"the row ({lost.key}) of {lost.table} could not show if it were written anew",
+        hint="It rests on a row that has a value of it, or its parent does not show, or a CHECK"
+        " refuses it.",
     )
 
 

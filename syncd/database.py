@@ -457,6 +457,7 @@ def _configured(raw: sqlite3.Connection) -> sqlite3.Connection:
         "foreign_keys = OFF",
     ):
         raw.execute(f"PRAGMA {pragma}")
+    raw.create_function(_IS_UTF8, 1, _is_utf8, deterministic=True)
     return raw
 
 
@@ -479,15 +480,25 @@ def literal(text: str) -> str:
 
 
 def literals_of(values: Sequence[str]) -> str:
-    """Return the SQL that writes values, given as SQL, as a list of literals.
+    """Return the SQL that writes values, given as SQL, as a list of literals, on our connections.
 
-    quote() alone ends a text at its first NUL.
+    quote() alone ends a text at its first NUL, copies what is not UTF-8, and gives infinity a name.
     """
     return " || ', ' || ".join(
-        f"CASE WHEN typeof({value}) = 'text' AND instr({value}, char(0))"
-        f" THEN 'CAST(X''' || hex({value}) || ''' AS TEXT)' ELSE quote({value}) END"
+        f"CASE WHEN typeof({value}) = 'text' AND (instr({value}, char(0))"
+        f" OR {value} GLOB '*[^ -~]*' AND NOT {_IS_UTF8}(CAST({value} AS BLOB)))"
+        f" THEN 'CAST(X''' || hex({value}) || ''' AS TEXT)'"
+        f" WHEN typeof({value}) = 'real' AND abs({value}) = 9e999"
+        f" THEN iif({value} > 0, '9e999', '-9e999') ELSE quote({value}) END"
         for value in values
     )
+
+
+_IS_UTF8 = "syncd_is_utf8"
+
+
+def _is_utf8(data: bytes) -> bool:
+    return isinstance(text_of(data), str)
 
 
 def _holdable(expression: str) -> str:

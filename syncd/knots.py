@@ -9,6 +9,7 @@ shows, and what it rests on with it. That unties the knot, or leaves a smaller o
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
@@ -71,6 +72,24 @@ class Graph:
                 for row in undecided:
                     self._decide(row, outcome)
         return outcome.lost
+
+    def beaten(self, lost: Collection[int]) -> set[int]:
+        """Return which of the rows that have lost want for nothing but a value.
+
+        What they rest on shows, or rests on them in turn.
+        """
+        parents = {row: [*itertools.chain(*some)] for row, some in self._rests.items()}
+        circle_of = {
+            row: number for number, circle in enumerate(_circles(parents)) for row in circle
+        }
+        return {
+            row
+            for row in lost
+            if all(
+                any(one not in lost or circle_of[one] == circle_of[row] for one in parents)
+                for parents in self._rests[row]
+            )
+        }
 
     def _needs(self, rows: Iterable[int], showing: Collection[int] = ()) -> dict[int, list[int]]:
         """Return what each of some rows needs to know of the others, if so much shows already."""

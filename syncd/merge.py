@@ -34,7 +34,7 @@ from syncd.conflicts import ForgottenDeaths
 from syncd.database import Connection
 from syncd.errors import SchemaError
 from syncd.schema import DEAD_BIT, Table, load_tables
-from syncd.shadow import Hiding
+from syncd.shadow import Hiding, hidden
 from syncd.show import Showing
 from syncd.staging import Staged
 from syncd.vector import Vector
@@ -266,9 +266,25 @@ def take_journal(connection: Connection, now_ms: int, *, minted_under: bytes | N
 
 def settle_now(connection: Connection, now_ms: int) -> None:
     """Decide what shows of the rows that have new entries. The journal must be folded."""
+    _settle(connection, load_tables(connection), [], now_ms)
+
+
+def settle_anew(connection: Connection, now_ms: int) -> None:
+    """Decide what shows wherever rows are held back.
+
+    For a migration may have taken away what they break. The journal must be folded.
+    """
     tables = load_tables(connection)
-    with capture.suspending(connection, settle.affected(connection, tables)) as suspend:
-        settle.settle(connection, tables, suspend=suspend, now_ms=now_ms)
+    waiting = [name for name, table in tables.items() if hidden(connection, table)]
+    _settle(connection, tables, waiting, now_ms)
+
+
+def _settle(
+    connection: Connection, tables: dict[str, Table], lost: Sequence[str], now_ms: int
+) -> None:
+    affected = settle.affected(connection, tables, lost)
+    with capture.suspending(connection, affected) as suspend:
+        settle.settle(connection, tables, lost, suspend=suspend, now_ms=now_ms)
 
 
 def _merged(connection: Connection) -> Vector:

@@ -95,10 +95,12 @@ def _bar_losers(
             for n, member in enumerate(members)
             for id_ in member.refused(_rows(member, n, among))
         }
-        lost = graph.among(among - refused).losers()
+        fit = graph.among(among - refused)
+        lost = fit.losers()
+        beaten = fit.beaten(lost)
         hidden: list[str] = []
         for n, member in enumerate(members):
-            member.note_beaten(_rows(member, n, lost))
+            member.note_beaten(_rows(member, n, beaten))
             if member.bar(_rows(member, n, lost | refused)):
                 hidden.append(member.name)
         return hidden

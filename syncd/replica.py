@@ -143,6 +143,7 @@ class Replica:
             self._release(connection)
             # Rows that were there already may break what their tables demand.
             merge.take_journal(connection, self.wall_ms())
+            merge.settle_anew(connection, self.wall_ms())
             is_another = known and changelog.origin(connection) != before
             if not known:
                 self._identity.mint(connection)

@@ -74,6 +74,17 @@ def log_displaced(connection: Connection, candidates: Candidates, *, now_ms: int
             " (SELECT lost_origin, lost_seq, lost_hlc, col, won_key FROM temp.syncd_displaced)",
             named,
         )
+        # It may have been written again.
+        connection.run(
+            """
+            UPDATE syncd_conflict AS c SET lost_value = d.lost_value, won_value = d.won_value,
+                won_hlc = d.won_hlc, won_origin = d.won_origin
+            FROM temp.syncd_displaced AS d WHERE c.tbl = :table AND c.ended_ms IS NULL
+                AND (c.lost_origin, c.lost_seq, c.lost_hlc, c.col, c.won_key)
+                = (d.lost_origin, d.lost_seq, d.lost_hlc, d.col, d.won_key)
+            """,
+            named,
+        )
         return connection.run(
             """
             INSERT INTO syncd_conflict (at_ms, reason, tbl, key, col, lost_value, lost_hlc,

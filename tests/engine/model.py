@@ -122,8 +122,9 @@ Id = tuple[str, Key]
 class Settled:
     """What shows, and who does not for want of a unique value.
 
-    displaced: the rows that have all they need but a value that another has. beaten: all that want
-    a value of a row that shows, those among them that could not show without it either.
+    displaced: the rows whose parents show and who want for nothing but a value that another row
+    has. beaten: all who want one, of a newer row, whatever else they need, or of an older one, if
+    their parents show or rest on them in turn.
     """
 
     shown: Tables
@@ -162,6 +163,13 @@ def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Dema
             for one in demanded.uniques:
                 if one.among is None or one.among(row):
                     wanting.setdefault((table, one, one.of(row)), []).append((table, key))
+            writes = claims[table, key]
+            died = max((w.stamp for w in writes if w.value == DEAD), default=None)
+            newness[table, key] = max(
+                write.stamp
+                for write in writes
+                if write.register in unique and (died is None or write.stamp > died)
+            )
             if not demanded.check(row):
                 continue
             references = [
@@ -172,13 +180,6 @@ def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Dema
                 for reference, to in references
                 if NULL not in reference
             ]
-            writes = claims[table, key]
-            died = max((w.stamp for w in writes if w.value == DEAD), default=None)
-            newness[table, key] = max(
-                write.stamp
-                for write in writes
-                if write.register in unique and (died is None or write.stamp > died)
-            )
     rivals: dict[Id, set[Id]] = {}
     for (_, _, wanted), rows in wanting.items():
         if NULL not in wanted and len(rows) > 1:
@@ -186,17 +187,26 @@ def settled(changes: Iterable[Change], alive: Tables, demands: Mapping[str, Dema
                 rivals.setdefault(id_, set()).update({*rows} - {id_})
     fit = {id_: others & rests.keys() for id_, others in rivals.items() if id_ in rests}
     showing = _showing(rests, fit, newness)
+    hidden = rests.keys() - showing
+    parents = _parents(rests)
+    carried = {
+        row
+        for row in hidden
+        if all(any(p in showing or row in _reach(p, parents) for p in one) for one in rests[row])
+    }
     return Settled(
         {
             table: {key: values for key, values in alive[table].items() if (table, key) in showing}
             for table in demands
         },
+        {row for row in hidden if all(one & {row, *showing} for one in rests[row])},
         {
-            id_
-            for id_, references in rests.items()
-            if id_ not in showing and all(one & {id_, *showing} for one in references)
+            row
+            for row, others in rivals.items()
+            if row not in showing
+            for winners in [others & showing]
+            if any(newness[one] > newness[row] for one in winners) or (winners and row in carried)
         },
-        {id_ for id_, others in rivals.items() if id_ not in showing and others & showing},
     )
 
 
@@ -216,7 +226,7 @@ def _showing(
         for row, others in rivals.items()
     }
     showing: set[Id] = set()
-    parents = {row: {one for some in rests[row] for one in some if one in rests} for row in rests}
+    parents = _parents(rests)
     clashing = {
         row
         for row in rests
@@ -238,6 +248,11 @@ def _showing(
     return showing
 
 
+def _parents(rests: Mapping[Id, list[set[Id]]]) -> dict[Id, set[Id]]:
+    """Return on which rows that a CHECK accepts each rests."""
+    return {row: {one for some in rests[row] for one in some if one in rests} for row in rests}
+
+
 def _carried(rows: set[Id], rests: Mapping[Id, list[set[Id]]], showing: set[Id]) -> set[Id]:
     """Return those of some rows that can show with each other and with what shows."""
     rows = {*rows}
@@ -253,7 +268,7 @@ def _carried(rows: set[Id], rests: Mapping[Id, list[set[Id]]], showing: set[Id])
 def _reach(row: Id, edges: Mapping[Id, set[Id]]) -> set[Id]:
     """Return a row and all that edges lead to from there."""
     found: set[Id] = set()
-    left = {row}
+    left = {row} & edges.keys()
     while left:
         found |= left
         left = set().union(*(edges[one] for one in left)) - found

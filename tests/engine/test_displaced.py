@@ -196,3 +196,69 @@ def test_an_open_entry_outlives_the_retention(pair: list[Host]) -> None:
     a.clock.ms += 2 * DAY_MS
     assert a.replica.compact().conflicts == 1
     assert log(a) == []
+
+
+def test_a_winner_that_is_written_again_is_told_as_it_is(pair: list[Host]) -> None:
+    """Of its columns that must be unique another is written, by another host."""
+    a, b = pair
+    add(a, "ana", "x")
+    add(b, "bob", "x")
+    settle(a, b)
+    began_ms = log(a)[0].at_ms
+    a.clock.ms = b.clock.ms + 60_000
+    a.write("UPDATE users SET house = 1 WHERE name = 'bob'")
+    settle(a, b)
+    for host in pair:
+        (one,) = log(host)
+        assert (one.won_key, one.won_node, one.won_ms) == ("'bob'", "a", a.clock.ms)
+        assert one.ended_ms is None
+        (waiting,) = host.replica.held()
+        assert (waiting.winner_node, waiting.winner_time_ms) == ("a", a.clock.ms)
+    assert log(a)[0].at_ms == began_ms
+
+
+def test_what_held_a_row_back_may_go_with_a_migration(make_hosts: MakeHosts) -> None:
+    """It shows as soon as `syncd init` has run."""
+    ddl = "CREATE TABLE users (name TEXT NOT NULL PRIMARY KEY, mail); "
+    index = "CREATE UNIQUE INDEX mails ON users (mail)"
+    a, b = make_hosts("a", "b", ddl=ddl + index, tables={"users": None})
+    b.clock.ms += 1_000
+    for host, name in ((a, "ana"), (b, "bob")):
+        host.write("INSERT INTO users VALUES (?, 'x')", name)
+    settle(a, b)
+    assert names(a) == ["bob"]
+    a.write("DROP INDEX mails")
+    a.enrol()
+    assert names(a) == ["ana", "bob"]
+    assert log(a)[0].ended_ms is not None
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("CAST(x'61FF' AS TEXT)", "CAST(X'61FF' AS TEXT)"),
+        ("'Jos\u00e9'", "'Jos\u00e9'"),
+        ("9e999", "9e999"),
+        ("-9e999", "-9e999"),
+        ("0.5", "0.5"),
+        ("x'00FF'", "X'00FF'"),
+    ],
+)
+def test_keys_of_all_kinds_are_told_and_restored(
+    make_hosts: MakeHosts, written: str, told: str
+) -> None:
+    """Also text that is not UTF-8, and numbers without end."""
+    ddl = "CREATE TABLE users (name NOT NULL PRIMARY KEY, mail UNIQUE)"
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"users": None})
+    b.clock.ms += 1_000
+    a.write(f"INSERT INTO users VALUES ({written}, 'x')")
+    b.write("INSERT INTO users VALUES ('bob', 'x')")
+    settle(a, b)
+    (waiting,) = a.replica.held()
+    (lost,) = log(a)
+    assert (waiting.key, lost.key) == (told, told)
+    a.clock.ms = b.clock.ms + 1_000
+    a.replica.restore(lost.id)
+    settle(a, b)
+    for host in (a, b):
+        assert host.rows(f"SELECT name IS {written} FROM users") == [(1,)]

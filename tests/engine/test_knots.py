@@ -164,7 +164,45 @@ def test_a_knot_says_which_older_row_has_the_value_of_one_that_loses(
     settle(a, b)
     for host in hosts:
         assert cats(host) == "PXZ"
-        assert displaced(host) == [("'Q'", "'P'"), ("'W'", "'Z'"), ("'Y'", "'X'")]
+        assert displaced(host) == [("'Q'", "'P'"), ("'Y'", "'X'")]
+
+
+def test_who_waits_for_a_parent_has_lost_to_nobody_older(hosts: tuple[Host, Host]) -> None:
+    """X would displace R if P showed, whether or not something newer, in a knot, rests on R."""
+    a, b = hosts
+    for name, basket, mother in (("R", "r", None), ("G", "old", None), ("S", "s", "R")):
+        born(a, name, basket, mother)
+    settle(a, b)
+    moved(a, "R", "large")
+    moved(a, "G", "small")
+    moved(a, "S", "mid")
+    born(b, "P", "small", "G")
+    born(b, "X", "large", "P")
+    settle(a, b)
+    moved(a, "S", "s")
+    settle(a, b)
+    moved(a, "S", "new")
+    born(b, "T", "new", "S")
+    settle(a, b)
+    for host in hosts:
+        assert cats(host) == "GRS"
+        assert displaced(host) == [("'P'", "'G'"), ("'T'", "'S'")]
+
+
+def test_a_knot_of_keys_that_are_no_utf8(hosts: tuple[Host, Host]) -> None:
+    """The key of the row that loses is told, and the row is left alone by a restore."""
+    a, b = hosts
+    born(a, "P", "old")
+    settle(a, b)
+    moved(a, "P", "large")
+    b.clock.ms += 1
+    b.write("INSERT INTO cats (name, basket, mother) VALUES (CAST(x'58FF' AS TEXT), 'large', 'P')")
+    settle(a, b)
+    for host in hosts:
+        assert cats(host) == "P"
+        assert displaced(host) == [("CAST(X'58FF' AS TEXT)", "'P'")]
+    with pytest.raises(NotRestorable):
+        b.replica.restore(b.replica.conflicts()[0].id)
 
 
 def test_a_knot_that_shows_is_left_alone(hosts: tuple[Host, Host]) -> None:
