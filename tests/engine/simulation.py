@@ -404,10 +404,13 @@ class World:
             return set()
         after = self._shown(number)
         born = None if statement.born is None else tuple(map(cell_of, statement.born))
-        displaced = None
+        displaced, told = None, None
         if born and born in before[statement.table]:
             ((enforced,),) = connection.execute("PRAGMA foreign_keys")
             displaced = (statement.table, born) if enforced else None
+            # Only then does a trigger tell that REPLACE deletes the row first.
+            ((recursive,),) = connection.execute("PRAGMA recursive_triggers")
+            told = born if recursive else None
         written: set[Change] = set()
         for table, shape in self._shapes_of(number).items():
             cells = len(shape.key)
@@ -417,6 +420,8 @@ class World:
             replaced = replaced_by_cascade(
                 shape.key, shape.parents, displaced, before[table], after[table]
             )
+            if told and table == statement.table:
+                replaced.add(told)
             if replaced:
                 # REPLACE deletes before its statement writes.
                 died = stamps_of(connection, table, cells, last, host.identity, first=True)
