@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import tenacity
+
 BUSY_TIMEOUT_S = 30
 WAL_CHECKPOINT_PAGES = 10_000
 """More than the daemon lets the log grow to: it copies what it has merged back itself. At SQLite's
@@ -78,9 +80,22 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.row_factory = sqlite3.Row
     # Imported names may be in Latin-1. One such row must not take the whole answer down.
     connection.text_factory = lambda raw: raw.decode(errors="replace")
-    connection.execute("PRAGMA journal_mode = WAL")
+    # Whoever does the same to a new file at this moment is not waited for by SQLite itself.
+    tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_locked),
+        stop=tenacity.stop_after_delay(BUSY_TIMEOUT_S),
+        wait=tenacity.wait_random(max=0.05),
+        reraise=True,
+    )(connection.execute, "PRAGMA journal_mode = WAL")
     # NORMAL may lose the last commits at a power cut, never the file's integrity, and spares every
     # /verify an fsync (sqlite.org/pragma.html#pragma_synchronous).
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
     return connection
+
+
+def _is_locked(error: BaseException) -> bool:
+    return (
+        isinstance(error, sqlite3.OperationalError)
+        and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    )

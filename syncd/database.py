@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import tenacity
 
 from syncd.errors import (
     ConstraintError,
@@ -378,9 +379,21 @@ class Database:
         return found
 
     def make_wal(self) -> None:
-        """Switch the file to write-ahead logging, so that readers and the writer do not wait."""
-        with _translated(self.path):
-            self._connection().execute("PRAGMA journal_mode = WAL").fetchone()
+        """Switch the file to write-ahead logging, so that readers and the writer do not wait.
+
+        Whoever does the same at this moment is not waited for by SQLite itself.
+        """
+
+        def switch() -> None:
+            with _translated(self.path):
+                self._connection().execute("PRAGMA journal_mode = WAL").fetchone()
+
+        tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(DatabaseBusy),
+            stop=tenacity.stop_after_delay(BUSY_TIMEOUT_MS / 1000),
+            wait=tenacity.wait_random(max=0.05),
+            reraise=True,
+        )(switch)
 
     def copy(self) -> Database:
         """Return a private copy as of now, for this thread, that vanishes when it is closed.

@@ -6,7 +6,8 @@ import contextlib
 import os
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 from commands.cli_host import CliHost
 from commands.daemon_process import Daemon, eventually, running
 
+from api.store import Store
 from syncd import database
+from syncd.database import Database
 
 INTERVAL = "100ms"
 DISK = "8m"
@@ -173,6 +176,31 @@ class TestLocked:
                 eventually(lambda: a.notes() == b.notes(), daemon)
                 eventually(lambda: daemon.says("works again"), daemon)
                 errors_once(daemon, LOCKED, "Look for a program")
+
+
+class TestNewFile:
+    """Several processes may find a file that is new, and make it ready at once."""
+
+    @pytest.mark.parametrize(
+        "make_ready",
+        [lambda path: Store(path).row("SELECT 1"), lambda path: Database(path).make_wal()],
+        ids=["api", "syncd"],
+    )
+    def test_whoever_comes_second_waits(
+        self, tmp_path: Path, make_ready: Callable[[Path], object]
+    ) -> None:
+        """SQLite itself waits for nobody as the file turns to write-ahead logging."""
+        path = tmp_path / "new.db"
+        first = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        first.execute("CREATE TABLE t (k)")
+        first.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.2, lambda: first.execute("COMMIT"))
+        release.start()
+        make_ready(path)
+        release.join()
+        first.close()
+        with contextlib.closing(sqlite3.connect(path)) as reader:
+            assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 class TestCutLog:
