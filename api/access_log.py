@@ -19,8 +19,8 @@ from typing import NamedTuple
 from api.clock import column_text
 from api.store import Store
 
-GROUP_EVERY_S = 0.5
-GROUP_MAX = 500
+GROUP_EVERY_S = 1.0
+GROUP_MAX = 1_000
 WAITING_MAX = 10_000
 DELETED_AT_ONCE = 1_000
 
