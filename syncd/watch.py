@@ -18,6 +18,7 @@ from syncd.nudges import Nudges
 from syncd.peer import PeerClient
 from syncd.replica import Replica
 from syncd.troubles import Troubles
+from syncd.vector import Vector
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +80,13 @@ class Watch:
 
 
 class Nudger:
-    """Tells one peer that there is news, unless it has it already."""
+    """Tells one peer that there is news, unless it has it or has been told of it already."""
 
     def __init__(self, replica: Replica, client: PeerClient) -> None:
         self.wanted = threading.Event()
         self._replica = replica
         self._client = client
+        self._nudged: Vector | None = None
 
     def run(self, stopping: threading.Event) -> None:
         """Nudge whenever `wanted` is set, until `stopping` is."""
@@ -99,12 +101,15 @@ class Nudger:
     def _nudge(self) -> bool:
         name = self._client.peer.name
         try:
+            # What is pulled now would be folded by the process that answers clients.
+            self._replica.fold()
             claim = self._replica.claim()
-            if self._replica.peers.told(name).covers(claim):
+            if claim == self._nudged or self._replica.peers.told(name).covers(claim):
                 return True
             self._client.nudge(
                 wire.Nudge(self._replica.config.node, self._replica.origin(), dict(claim))
             )
+            self._nudged = claim
         except SyncError as error:
             log.debug("nudge to %s: %s", name, error)
             return False

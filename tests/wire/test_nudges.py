@@ -142,7 +142,10 @@ def test_a_pull_is_answered_at_once(pair: tuple[Site, Site], reason: str) -> Non
 
 
 def test_a_commit_by_any_program_is_noticed_and_told(pair: tuple[Site, Site]) -> None:
-    """The watch sees it, the nudger tells the peer, the peer's daemon finds the nudge."""
+    """The watch sees it, the nudger tells the peer, the peer's daemon finds the nudge.
+
+    Until then the news is folded, so that the pull that follows need not do it.
+    """
     a, b = pair
     woken: list[str] = []
     stopping = threading.Event()
@@ -167,6 +170,7 @@ def test_a_commit_by_any_program_is_noticed_and_told(pair: tuple[Site, Site]) ->
             thread.join()
     assert found == [a.replica.origin()]
     assert woken == []
+    assert a.replica.status().journal == 0
 
 
 def test_a_peer_that_has_everything_is_not_nudged(pair: tuple[Site, Site]) -> None:
@@ -184,3 +188,21 @@ def test_a_peer_that_has_everything_is_not_nudged(pair: tuple[Site, Site]) -> No
         thread.join()
         assert server.count(wire.NUDGE) == 0
     assert b.replica.peers.told("a") == Vector(a.replica.claim())
+
+
+def test_one_thing_is_told_once(pair: tuple[Site, Site]) -> None:
+    """The fold is a commit like any other, and nothing that a peer would not know of."""
+    a, b = pair
+    with served(b.app) as server:
+        nudger = Nudger(a.replica, client_of(a.replica, Peer(name="b", url=server.url)))
+        stopping = threading.Event()
+        thread = threading.Thread(target=nudger.run, args=(stopping,))
+        thread.start()
+        for expected in (1, 1, 2):
+            if expected == 2:
+                a.add("y", 2)
+            nudger.wanted.set()
+            time.sleep(0.3)
+            assert server.count(wire.NUDGE) == expected
+        stopping.set()
+        thread.join()
