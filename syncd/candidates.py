@@ -419,12 +419,11 @@ class Candidates:
                 connection.run(f"DELETE FROM {table.sql} WHERE {table.among(holders)}")
             return [number for number, id_ in candidates if is_refused(id_)]
 
-    def note_beaten(self, rows: str) -> None:
+    def note_beaten(self, keys: str) -> None:
         """Remember that some rows have lost a value in a knot, which may be to older ones as well.
 
-        rows: a query as of `refused`.
+        keys: a query of their keys, as SQL literals.
         """
-        keys = f"SELECT {self.table.literals('s.')} FROM ({rows}) AS s"
         self._beaten += [key for (key,) in self._connection.rows(keys)]
 
     def bar(self, rows: str) -> int:

@@ -57,27 +57,15 @@ def listed(connection: Connection, table: str | None, since_ms: int) -> list[Con
 
     The newest come first.
     """
-    return _read(
-        connection,
-        "(c.at_ms >= ? OR c.ended_ms IS NULL) AND c.tbl = coalesce(?, c.tbl)",
-        (since_ms, table),
-    )
-
-
-def displaced(connection: Connection, table: str) -> list[Conflict]:
-    """Return the losses of the rows of a table that are displaced now."""
-    return _read(connection, "c.ended_ms IS NULL AND c.tbl = ?", (table,))
-
-
-def _read(connection: Connection, where: str, values: tuple[Any, ...]) -> list[Conflict]:
     rows = connection.user_rows(
         "SELECT c.id, c.at_ms, c.ended_ms, c.reason, c.tbl, c.key, c.col,"
         " c.lost_value, l.node, c.lost_hlc, c.won_key, c.won_value, w.node, c.won_hlc, c.won_dead"
         " FROM syncd_conflict AS c"
         " JOIN syncd_origin AS l ON l.ordinal = c.lost_origin"
         " JOIN syncd_origin AS w ON w.ordinal = c.won_origin"
-        f" WHERE {where} ORDER BY c.at_ms DESC, c.id DESC",
-        values,
+        " WHERE (c.at_ms >= ? OR c.ended_ms IS NULL) AND c.tbl = coalesce(?, c.tbl)"
+        " ORDER BY c.at_ms DESC, c.id DESC",
+        (since_ms, table),
     )
     return [
         Conflict(*[*loss, ms_of_hlc(lost_hlc), *winner, ms_of_hlc(won_hlc), bool(won_dead)])

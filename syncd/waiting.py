@@ -7,10 +7,9 @@ shows, dies or is displaced by another.
 
 from __future__ import annotations
 
-from syncd import conflicts
 from syncd.candidates import Candidates
 from syncd.clock import ms_of_hlc
-from syncd.database import Connection
+from syncd.database import Connection, literal
 from syncd.held import CONSTRAINT, DISPLACED, PARENT, Held
 from syncd.introspection import constraints
 from syncd.schema import ALIVE_BIT, Table
@@ -24,25 +23,35 @@ def rows(connection: Connection, table: Table) -> list[Held]:
     """
     if not hidden(connection, table):
         return []
-    orphans = _orphans(connection, table)
+    demands = constraints(connection, table.name, [column.name for column in table.key])
+    candidates = Candidates(connection, table, demands, [table])
+    nodes = dict(connection.rows("SELECT ordinal, node FROM syncd_origin"))
     lost: dict[str, list[Held]] = {}
-    for one in conflicts.displaced(connection, table.name):
-        lost.setdefault(one.key, []).append(
-            Held(
-                None,
-                one.table,
-                one.key,
-                one.column,
-                DISPLACED,
-                one.lost_node,
-                one.lost_ms,
-                one.lost_value,
-                one.won_key,
-                one.won_value,
-                one.won_node,
-                one.won_ms,
-            )
+    with candidates.gathered():
+        orphans = {*candidates.unsupported()}
+        # Only when it was settled was it known who loses in a knot.
+        candidates.note_beaten(
+            f"SELECT key FROM syncd_conflict WHERE ended_ms IS NULL AND tbl = {literal(table.name)}"
         )
+        for (
+            key,
+            col,
+            value,
+            hlc,
+            origin,
+            _,
+            won_key,
+            won_value,
+            won_hlc,
+            won_origin,
+            _,
+        ) in connection.user_rows(candidates.displacements()):
+            lost.setdefault(key, []).append(
+                Held(
+                    *(None, table.name, key, col, DISPLACED, nodes[origin], ms_of_hlc(hlc), value),
+                    *(won_key, won_value, nodes[won_origin], ms_of_hlc(won_hlc)),
+                )
+            )
     found: list[Held] = []
     for key, node, hlc in connection.rows(_births(table)):
         reason = PARENT if key in orphans else CONSTRAINT
@@ -74,14 +83,17 @@ def log_displaced(connection: Connection, candidates: Candidates, *, now_ms: int
             " (SELECT lost_origin, lost_seq, lost_hlc, col, won_key FROM temp.syncd_displaced)",
             named,
         )
-        # It may have been written again.
+        # What has won may have been written again.
         connection.run(
             """
             UPDATE syncd_conflict AS c SET lost_value = d.lost_value, won_value = d.won_value,
                 won_hlc = d.won_hlc, won_origin = d.won_origin
-            FROM temp.syncd_displaced AS d WHERE c.tbl = :table AND c.ended_ms IS NULL
-                AND (c.lost_origin, c.lost_seq, c.lost_hlc, c.col, c.won_key)
-                = (d.lost_origin, d.lost_seq, d.lost_hlc, d.col, d.won_key)
+            FROM temp.syncd_displaced AS d
+            WHERE c.lost_origin = d.lost_origin AND c.lost_seq = d.lost_seq
+                AND c.lost_hlc = d.lost_hlc AND c.tbl = :table AND c.col = d.col
+                AND c.reason = :reason AND c.won_key = d.won_key AND +c.ended_ms IS NULL
+                AND (c.lost_value, c.won_value, c.won_hlc, c.won_origin)
+                IS NOT (d.lost_value, d.won_value, d.won_hlc, d.won_origin)
             """,
             named,
         )
@@ -100,13 +112,6 @@ def log_displaced(connection: Connection, candidates: Candidates, *, now_ms: int
             """,
             named,
         )
-
-
-def _orphans(connection: Connection, table: Table) -> set[str]:
-    demands = constraints(connection, table.name, [column.name for column in table.key])
-    candidates = Candidates(connection, table, demands, [table])
-    with candidates.gathered():
-        return {*candidates.unsupported()}
 
 
 def _births(table: Table) -> str:

@@ -70,6 +70,7 @@ def full_scans(host: Host, statements: list[str]) -> list[str]:
     The statements are explained in order, beside the temporary tables they made for each other.
     """
     connection = sqlite3.connect(host.path)
+    connection.create_function("syncd_is_utf8", 1, bool)  # of the engine's connections
     large = {t for name in BOTH for t in (name, f"syncd_changes_{name}", f"syncd_shadow_{name}")}
     found = []
     for sql in statements:
