@@ -25,8 +25,8 @@ NEW = "e.position > (SELECT settled FROM syncd_replica)"
 class Candidates:
     """Those of one table.
 
-    circle: it and the tables that refer to each other with it. suspend: called before a row comes
-    or goes, to have capture suspended.
+    circle: it and the tables that refer to each other with it. suspend: called before a row may
+    come or go, to have capture suspended.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Candidates:
         table: Table,
         demands: Constraints,
         circle: Sequence[Table],
-        suspend: Callable[[], object] = lambda: None,
+        suspend: Callable[[], object],
     ) -> None:
         self.name = table.name
         self.parents = {reference.parent for reference in demands.foreign_keys}
@@ -401,12 +401,14 @@ class Candidates:
         rows: a query of the keys of some that are candidates or show, each with its number `id`.
         """
         connection, table, insert = self._connection, self.table, self._inserting()
-        self._suspend()
         same = " AND ".join(f"c.syncd_{cell} = s.{cell}" for cell in table.key_cells)
         candidates = connection.rows(
             f"SELECT s.id, c.syncd_id FROM ({rows}) AS s"
             f" CROSS JOIN temp.{self._candidate} AS c ON {same}"
         )
+        if not candidates:
+            return []
+        self._suspend()
 
         def is_refused(id_: int) -> bool:
             alone = f"syncd_id = {id_}"

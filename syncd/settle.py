@@ -34,7 +34,7 @@ def settle(
     Returns how many values of each table have been displaced by that.
 
     The journal must be folded. lost: tables whose rows may have gone without an entry that says so.
-    suspend: called before a row comes or goes, to have capture suspended in the tables that
+    suspend: called before a row may come or go, to have capture suspended in the tables that
     `affected` returns. now_ms: this host's wall clock.
     """
     demands = {name: _constraints(connection, table) for name, table in tables.items()}

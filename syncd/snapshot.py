@@ -123,8 +123,7 @@ def finish(connection: Connection, sender: int, frame: Frame, *, now_ms: int) ->
     complete = [tables[name] for name in part.tables if name in tables]
     deaths = ForgottenDeaths(sender, part.hlc, now_ms)
     rows = 0
-    with capture.suspending(connection, settle.affected(connection, tables, tables)) as suspend:
-        suspend()
+    with capture.suspended(connection, settle.affected(connection, tables, tables)):
         for table in complete:
             rows += _take_away(connection, table, f"{gone} AND {_told_of(table, part)}", deaths)
         names = ", ".join(literal(name) for name in part.tables)
@@ -133,7 +132,7 @@ def finish(connection: Connection, sender: int, frame: Frame, *, now_ms: int) ->
             compaction.lift(connection, table, f"e.seq > {covered}", part.hlc)
         compaction.lift_held(connection, f"e.seq > {covered}", part.hlc)
         lost = [table.name for table in complete]
-        settle.settle(connection, tables, lost, suspend=suspend, now_ms=now_ms)
+        settle.settle(connection, tables, lost, suspend=lambda: None, now_ms=now_ms)
     compaction.adopt(connection, Vector(part.horizon), part.hlc)
     drop(connection, sender)
     log.info(

@@ -8,12 +8,13 @@ sender forward. Whoever cannot be reached is left to the rounds on schedule, whi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
 
 from syncd import wire
-from syncd.errors import SyncError
+from syncd.errors import DatabaseBusy, SyncError
 from syncd.nudges import Nudges
 from syncd.peer import PeerClient
 from syncd.replica import Replica
@@ -101,8 +102,9 @@ class Nudger:
     def _nudge(self) -> bool:
         name = self._client.peer.name
         try:
-            # What is pulled now would be folded by the process that answers clients.
-            self._replica.fold()
+            # What is pulled now would else be folded by the process that answers clients.
+            with contextlib.suppress(DatabaseBusy):
+                self._replica.fold()
             claim = self._replica.claim()
             if claim == self._nudged or self._replica.peers.told(name).covers(claim):
                 return True
