@@ -26,7 +26,8 @@ class Candidates:
     """Those of one table.
 
     circle: it and the tables that refer to each other with it. suspend: called before a row may
-    come or go, to have capture suspended.
+    come or go, to have capture suspended. beaten: the keys, as SQL literals, of rows that have lost
+    a value in a knot, which may be to older ones as well.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Candidates:
         self._named_like_table = f"temp.{self._candidate} AS {table.sql}"
         self._whole = f"syncd_whole_{table.id}"
         self._barred = f"syncd_barred_{table.id}"
-        self._beaten: list[str] = []
+        self.beaten: list[str] = []
 
     def has_lost(self, referred_to: set[str]) -> bool:
         """Say whether new entries may have taken away what children refer to."""
@@ -245,11 +246,12 @@ class Candidates:
         queries = [*candidates, *numberless]
         return [key for query in queries for (key,) in self._connection.rows(query)]
 
-    def displacements(self) -> str:
+    def displacements(self, beaten: str) -> str:
         """Return the query of candidates and of the rows that they have lost UNIQUE values to.
 
         Those are newer, unless a knot was decided for them. Keys are SQL literals, and so are
         values of several columns. Stamps are those that decide it, with the origin's ordinal.
+        beaten: which rows have lost in a knot, as a list or a query of what `self.beaten` has.
         """
         pairs = [
             f"SELECT {self.table.literals('c.syncd_')} AS key, {literal(_names(unique))} AS col,"
@@ -269,7 +271,7 @@ class Candidates:
             " (SELECT *, max(is_newer) OVER (PARTITION BY key) AS is_any_newer"
             f" FROM ({' UNION ALL '.join([f'{nothing} WHERE false', *pairs])}))"
             " WHERE is_newer"
-            f" OR NOT is_any_newer AND key IN ({', '.join(map(literal, self._beaten))})"
+            f" OR NOT is_any_newer AND key IN ({beaten})"
         )
 
     def _drop(self) -> None:
@@ -421,12 +423,10 @@ class Candidates:
                 connection.run(f"DELETE FROM {table.sql} WHERE {table.among(holders)}")
             return [number for number, id_ in candidates if is_refused(id_)]
 
-    def note_beaten(self, keys: str) -> None:
-        """Remember that some rows have lost a value in a knot, which may be to older ones as well.
-
-        keys: a query of their keys, as SQL literals.
-        """
-        self._beaten += [key for (key,) in self._connection.rows(keys)]
+    def note_beaten(self, rows: str) -> None:
+        """Remember that some rows have lost a value in a knot. rows: a query as of `refused`."""
+        keys = f"SELECT {self.table.literals('s.')} FROM ({rows}) AS s"
+        self.beaten += [key for (key,) in self._connection.rows(keys)]
 
     def bar(self, rows: str) -> int:
         """Let some rows show no more, whether they do or are candidates; return how many did.

@@ -183,22 +183,23 @@ def merge_sections(
     tables = load_tables(connection)
     merged = Vector() if header is None else _merged(connection)
     known = Vector() if header is None else Vector(header.vector)
-    scope = _Scope(
-        connection,
-        merged=changelog.by_ordinal(connection, merged),
-        known_to_sender=changelog.by_ordinal(connection, known),
-        staged=staged or Staged(),
-        hlc_max=hlc_of_ms(now_ms + drift_ms),
-        now_ms=now_ms,
-    )
     counts = Counts()
     by_table = _by_table(sections)
     before = held.last_position(connection)
     affected = settle.affected(connection, tables, by_table)
     hiding = {table.name: Hiding(connection, table) for table in affected}
     with capture.suspending(connection, affected) as suspend:
+        scope = _Scope(
+            connection,
+            merged=changelog.by_ordinal(connection, merged),
+            known_to_sender=changelog.by_ordinal(connection, known),
+            staged=staged or Staged(),
+            hlc_max=hlc_of_ms(now_ms + drift_ms),
+            now_ms=now_ms,
+            suspend=suspend,
+        )
         for name, of_table in by_table.items():
-            counts += scope.merge(tables.get(name), of_table, suspend).of(name)
+            counts += scope.merge(tables.get(name), of_table).of(name)
         # Since a change was held, what would have taken it may have been forgotten.
         merged_into = [tables[name] for name in by_table if name in tables]
         counts += _meet_forgotten(connection, merged_into, before, known, now_ms)
@@ -275,8 +276,8 @@ def settle_anew(connection: Connection, now_ms: int) -> None:
     For a migration may have taken away what they break. The journal must be folded.
     """
     tables = load_tables(connection)
-    waiting = [name for name, table in tables.items() if hidden(connection, table)]
-    _settle(connection, tables, waiting, now_ms)
+    if waiting := [name for name, table in tables.items() if hidden(connection, table)]:
+        _settle(connection, tables, waiting, now_ms)
 
 
 def _settle(
@@ -344,7 +345,10 @@ def _ordinal_known(connection: Connection, origin: bytes) -> None:
 
 
 class _Scope:
-    """What all sections of one merge share. Vectors are by ordinal."""
+    """What all sections of one merge share. Vectors are by ordinal.
+
+    suspend: called before a table may be written, to have capture suspended.
+    """
 
     def __init__(
         self,
@@ -355,6 +359,7 @@ class _Scope:
         staged: Staged,
         hlc_max: int,
         now_ms: int,
+        suspend: Callable[[], object],
     ) -> None:
         self._connection = connection
         self._merged = merged
@@ -362,15 +367,11 @@ class _Scope:
         self._staged = staged
         self._hlc_max = hlc_max
         self._now_ms = now_ms
+        self._suspend = suspend
         self.hlc_seen = 0
 
-    def merge(
-        self, table: Table | None, sections: list[Section], suspend: Callable[[], object]
-    ) -> Counts:
-        """Merge the sections of one table, and hold what of them cannot show.
-
-        suspend: called before the table is written, to have capture suspended.
-        """
+    def merge(self, table: Table | None, sections: list[Section]) -> Counts:
+        """Merge the sections of one table, and hold what of them cannot show."""
         news = [section for section in sections if not _is_known(section, self._merged)]
         counts = Counts(older=sum(map(len, sections)) - sum(map(len, news)))
         if table is None:
@@ -394,7 +395,7 @@ class _Scope:
         showing = Showing(self._connection, table, updated)
         # Whether a value is lost to a death depends on what is born.
         for section in sorted(mergeable, key=lambda section: _ORDER[section.existence]):
-            counts += self._merge_into(table, section, showing, suspend)
+            counts += self._merge_into(table, section, showing)
         return counts
 
     def _hold(self, section: Section | None, reason: str) -> Counts:
@@ -402,9 +403,7 @@ class _Scope:
             return Counts()
         return Counts(held=held.hold(self._connection, section, reason))
 
-    def _merge_into(
-        self, table: Table, section: Section, showing: Showing, suspend: Callable[[], object]
-    ) -> Counts:
+    def _merge_into(self, table: Table, section: Section, showing: Showing) -> Counts:
         columns = staging.columns_of(table, section)
         known = {} if section.ahead else self._known_to_sender
         newest = max(section.hlcs)
@@ -432,7 +431,7 @@ class _Scope:
                     )
                 applied = connection.value("SELECT count(*) FROM temp.syncd_staged WHERE mask <> 0")
                 if applied or contested:
-                    suspend()
+                    self._suspend()
                     showing.take_staged(columns, section.existence, contested)
         return Counts(applied, overwritten, len(section) - applied, logged)
 

@@ -100,8 +100,7 @@ def _bar_losers(
         beaten = fit.beaten(lost)
         hidden: list[str] = []
         for n, member in enumerate(members):
-            key = member.table.literals("s.")
-            member.note_beaten(f"SELECT {key} FROM ({_rows(member, n, beaten)}) AS s")
+            member.note_beaten(_rows(member, n, beaten))
             if member.bar(_rows(member, n, lost | refused)):
                 hidden.append(member.name)
         return hidden

@@ -196,12 +196,15 @@ def test_one_thing_is_told_once(pair: tuple[Site, Site]) -> None:
     with served(b.app) as server:
         nudger = Nudger(a.replica, client_of(a.replica, Peer(name="b", url=server.url)))
         stopping = threading.Event()
-        thread = threading.Thread(target=nudger.run, args=(stopping,))
+        thread = threading.Thread(target=nudger.run, args=(stopping,), daemon=True)
         thread.start()
         for expected in (1, 1, 2):
             if expected == 2:
                 a.add("y", 2)
             nudger.wanted.set()
+            deadline = time.monotonic() + 10
+            while server.count(wire.NUDGE) < expected and time.monotonic() < deadline:
+                time.sleep(0.02)
             time.sleep(0.3)
             assert server.count(wire.NUDGE) == expected
         stopping.set()
