@@ -59,14 +59,16 @@ class Withdrawal(msgspec.Struct, frozen=True):
     above: Int64
 
 
-class Mark(msgspec.Struct, frozen=True):
+class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a host once said of itself: its own seq, and what its clock read then.
 
-    Two histories of one origin have the same seqs, but not the same marks.
+    Two histories of one origin have the same seqs, but not the same marks. earlier: the readings of
+    some that were said before it, the newest first.
     """
 
     seq: Seq
     hlc: Int64
+    earlier: list[Int64] = []
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,8 +76,9 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
 
     vector: what the sender has merged. since: what the receiver must have for the claim to hold.
     withdrawn: the withdrawals that the sender knows of. hlc: with the sender's own seq, its mark; 0
-    where nothing is to be remembered of it. forks: the origins that have two histories, each with
-    the last seq that these share. marks: what other origins are known to have said of themselves.
+    where nothing is to be remembered of it. earlier: as in that mark. forks: the origins that have
+    two histories, each with the last seq that these share. marks: what other origins are known to
+    have said of themselves.
     """
 
     origin: Origin
@@ -85,13 +88,16 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     since: Seqs
     withdrawn: list[Withdrawal] = []
     hlc: Int64 = 0
+    earlier: list[Int64] = []
     forks: Seqs = {}
     marks: dict[Origin, list[Mark]] = {}
 
     @property
     def mark(self) -> Mark | None:
         """What the sender says of itself, to be told it again."""
-        return Mark(self.vector.get(self.origin, 0), self.hlc) if self.hlc else None
+        if not self.hlc:
+            return None
+        return Mark(self.vector.get(self.origin, 0), self.hlc, self.earlier)
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -212,10 +212,14 @@ def _pull(
     counts = Counts()
     server = replica.peers.origin(client.peer.name)
     reached, starts = _start(replica, server), 1
+    is_brief = server is not None
     while True:
         asking = replica.origin(), replica.forks()
-        request = _request(replica, server, wait_ms)
+        request = _request(replica, server, wait_ms, brief=is_brief)
         header, frame, offset_ms = _ask(replica, client, request)
+        if is_brief and wire.asks_back(frame):
+            is_brief = False
+            continue
         # An origin has to be told what was heard of it before what it says is believed.
         is_believed = server == header.origin or not replica.has_heard_of(header.origin)
         more = _merged(replica, header, frame, asking) if is_believed else None
@@ -263,8 +267,12 @@ def _start(replica: Replica, server: bytes | None) -> tuple[bytes | None, Snapsh
     return server, None, replica.peers.cursor(server) if server else 0
 
 
-def _request(replica: Replica, server: bytes | None, wait_ms: int) -> wire.PullRequest:
+def _request(
+    replica: Replica, server: bytes | None, wait_ms: int, *, brief: bool
+) -> wire.PullRequest:
     """Return what is to be asked of a peer. server: its origin, as far as it is known."""
+    mark = replica.mark_of(server) if server else None
+    rumours = replica.rumours_of(server) if server else []
     return wire.PullRequest(
         replica.config.node,
         dict(replica.vector()),
@@ -273,9 +281,9 @@ def _request(replica: Replica, server: bytes | None, wait_ms: int) -> wire.PullR
         replica.origin(),
         replica.peers.progress(server) if server else None,
         wait_ms,
-        replica.mark_of(server) if server else None,
-        brief=server is not None,
-        rumours=replica.rumours_of(server) if server else [],
+        wire.briefly(mark) if mark and brief else mark,
+        brief=brief,
+        rumours=[wire.briefly(rumour) for rumour in rumours] if brief else rumours,
         forks=replica.forks(),
     )
 

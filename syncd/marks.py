@@ -2,16 +2,21 @@
 
 A mark is a seq of an origin's own and what its clock read when it was about to send something: a
 change of its own, or a part of its changelog that it had not sent before. Two histories of one
-origin may send the same seqs and positions, but not at the same reading: a host that is told a mark
-which it has not said was set back, and its sidecar with it. A host remembers its own marks, the
-last one of every sender to which it has told what it knew, and rumours: marks that came in any
-other way, and that their origin has not been told yet.
+origin may send the same seqs and positions, but not at the same reading, which is a little ahead by
+chance: a host that is told a mark which it has not said was set back, and its sidecar with it. With
+a mark go some that were said before it. The last of them that both histories have said is from
+before they parted, whatever their clocks read. A host remembers its own marks, the last one of
+every sender to which it has told what it knew, and rumours: marks that came in any other way, and
+that their origin has not been told yet.
 """
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 
+from syncd import bundle
 from syncd.bundle import Mark
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection, Database
@@ -22,9 +27,10 @@ RUMOURS_MAX = 20
 """How many rumours of one origin a host remembers: half of them the oldest, half the newest."""
 PASSED_ON_MAX = 3
 """How many marks of one origin go out with a bundle."""
-SURE_MS = 2 * 60 * 60 * 1000
-"""How long before another history said something this one must have said the same, for sure. The
-clocks of both may differ, and what is taken to be shared and is not would be lost."""
+CHANCE_BYTES = 2
+"""How many bytes of chance a reading is ahead by, for two histories whose clocks read the same."""
+EARLIER_STEP = 16
+"""How many times further back than the last each of the marks may be that go with another one."""
 
 
 def prepare(sidecar: Connection) -> None:
@@ -46,13 +52,17 @@ def prepare(sidecar: Connection) -> None:
         " (origin BLOB, hlc INTEGER, seq INTEGER, told INTEGER DEFAULT 0,"
         " PRIMARY KEY (origin, hlc)) WITHOUT ROWID"
     )
+    for table in ("heard", "rumour"):
+        has_earlier = "SELECT EXISTS (SELECT 1 FROM pragma_table_info(?) WHERE name = 'earlier')"
+        if not sidecar.value(has_earlier, (table,)):
+            sidecar.run(f"ALTER TABLE {table} ADD COLUMN earlier BLOB NOT NULL DEFAULT x'90'")
 
 
 def note(sidecar: Connection, seq: int, hlc: int) -> None:
     """Remember what this host is about to say of itself. hlc: what its clock reads at least."""
     sidecar.run(
-        "INSERT INTO said (seq, hlc) SELECT ?, max(?, coalesce(max(hlc) + 1, 0)) FROM said",
-        (seq, hlc),
+        "INSERT INTO said (seq, hlc) SELECT ?, max(?, coalesce(max(hlc) + 1, 0)) + ? FROM said",
+        (seq, hlc, int.from_bytes(secrets.token_bytes(CHANCE_BYTES))),
     )
     sidecar.run(
         "DELETE FROM said WHERE hlc <= (SELECT hlc FROM said ORDER BY hlc DESC LIMIT 1 OFFSET ?)",
@@ -71,10 +81,17 @@ class Marks:
     def __init__(self, sidecar: Database) -> None:
         self._sidecar = sidecar
 
-    def reading(self, seq: int) -> int:
-        """Return what the clock read when it was last said that this host is at a seq, or 0."""
+    def last(self, seq: int) -> Mark | None:
+        """Return the last mark by which this host has said that it is at a seq, if it has."""
         with self._sidecar.read() as sidecar:
-            return sidecar.value("SELECT max(hlc) FROM said WHERE seq = ?", (seq,)) or 0
+            hlc = sidecar.value("SELECT max(hlc) FROM said WHERE seq = ?", (seq,))
+            if hlc is None:
+                return None
+            return Mark(
+                seq,
+                hlc,
+                [one for (one,) in sidecar.rows(_EARLIER, {"hlc": hlc}) if one is not None],
+            )
 
     def has_said(self, mark: Mark) -> bool:
         """Say whether this host may have said a mark."""
@@ -89,23 +106,27 @@ class Marks:
             )
 
     def shared_with(self, mark: Mark) -> int:
-        """Return a seq up to which this history is for sure that of another one's mark, too."""
+        """Return a seq up to which this history is that of another one's mark, too."""
+        said = "SELECT max(seq) FROM said WHERE hlc IN (SELECT value FROM json_each(?))"
         with self._sidecar.read() as sidecar:
-            query = "SELECT max(seq) FROM said WHERE seq <= ? AND hlc <= ?"
-            return sidecar.value(query, (mark.seq, mark.hlc - hlc_of_ms(SURE_MS))) or 0
+            return sidecar.value(said, (json.dumps(mark.earlier),)) or 0
 
     def hear(self, sender: bytes, mark: Mark | None, told: Sequence[Mark] | None = None) -> None:
         """Remember what a sender says of itself once it was told what was known.
 
         told: the rumours that it was told; those that it has had by `tell`, if None.
         """
-        if mark is None or (self.heard().get(sender) == mark and not self.rumours_of(sender)):
+        if mark is None:
+            return
+        before = self.heard().get(sender)
+        if before is not None and before.hlc == mark.hlc and not self.rumours_of(sender):
             return
         with self._sidecar.write() as sidecar:
             sidecar.run(
-                "INSERT INTO heard (origin, seq, hlc) VALUES (?, ?, ?) ON CONFLICT (origin)"
-                " DO UPDATE SET seq = excluded.seq, hlc = excluded.hlc WHERE excluded.hlc > hlc",
-                (sender, mark.seq, mark.hlc),
+                "INSERT INTO heard (origin, seq, hlc, earlier) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (origin) DO UPDATE SET seq = excluded.seq, hlc = excluded.hlc,"
+                " earlier = excluded.earlier WHERE excluded.hlc > hlc",
+                _row(sender, mark),
             )
             # An answer that comes late may be from before the sender was set back: its mark stays.
             sidecar.run("DELETE FROM rumour WHERE (origin, hlc) IN (SELECT origin, hlc FROM heard)")
@@ -135,15 +156,16 @@ class Marks:
         """Remember marks of which their origins may not know."""
         known = self.known(told)
         news = [
-            (origin, mark.seq, mark.hlc)
+            _row(origin, mark)
             for origin, marks in told.items()
             for mark in marks
-            if mark not in known.get(origin, [])
+            if all(mark.hlc != one.hlc for one in known.get(origin, []))
         ]
         if news:
             with self._sidecar.write() as sidecar:
                 sidecar.many(
-                    "INSERT OR IGNORE INTO rumour (origin, seq, hlc) VALUES (?, ?, ?)", news
+                    "INSERT OR IGNORE INTO rumour (origin, seq, hlc, earlier) VALUES (?, ?, ?, ?)",
+                    news,
                 )
                 sidecar.run(
                     "DELETE FROM rumour WHERE (origin, hlc) IN (SELECT origin, hlc FROM (SELECT"
@@ -156,8 +178,8 @@ class Marks:
     def heard(self) -> dict[bytes, Mark]:
         """Return the last that each sender has said of itself."""
         with self._sidecar.read() as sidecar:
-            found = sidecar.rows("SELECT origin, seq, hlc FROM heard")
-        return {origin: Mark(seq, hlc) for origin, seq, hlc in found}
+            found = sidecar.rows("SELECT origin, seq, hlc, earlier FROM heard")
+        return {origin: _mark(*parts) for origin, *parts in found}
 
     def known(self, origins: Collection[bytes]) -> dict[bytes, list[Mark]]:
         """Return all that origins have said, or may have."""
@@ -182,8 +204,32 @@ class Marks:
         """Return the rumours of each origin, the oldest first."""
         found: dict[bytes, list[Mark]] = {}
         with self._sidecar.read() as sidecar:
-            for origin, seq, hlc in sidecar.rows(
-                "SELECT origin, seq, hlc FROM rumour ORDER BY hlc"
+            for origin, *parts in sidecar.rows(
+                "SELECT origin, seq, hlc, earlier FROM rumour ORDER BY hlc"
             ):
-                found.setdefault(origin, []).append(Mark(seq, hlc))
+                found.setdefault(origin, []).append(_mark(*parts))
         return found
+
+
+def _row(origin: bytes, mark: Mark) -> tuple[bytes, int, int, bytes]:
+    return origin, mark.seq, mark.hlc, bundle.encode(mark.earlier)
+
+
+def _mark(seq: int, hlc: int, earlier: bytes) -> Mark:
+    return Mark(seq, hlc, bundle.decode(earlier, list[int]))
+
+
+_EARLIER = f"""
+    WITH RECURSIVE syncd_back(reach) AS (
+        VALUES ({hlc_of_ms(1)})
+        UNION ALL SELECT reach * {EARLIER_STEP} FROM syncd_back WHERE reach < {1 << 56}
+    )
+    SELECT max(hlc) FROM said WHERE hlc < :hlc
+    UNION
+    SELECT (SELECT min(hlc) FROM said WHERE hlc >= :hlc - reach AND hlc < :hlc) FROM syncd_back
+    ORDER BY 1 DESC
+"""
+"""The last mark before a reading, and the oldest in a millisecond before it, in 16, and so on.
+
+So one of them is from no more than so many times as long ago as it is that two histories parted.
+NULL is among them where there is none."""

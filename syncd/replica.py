@@ -293,11 +293,12 @@ class Replica:
             frame = extraction.frame_after(connection, after, has, snapshot=part)
             top = held.last_position(connection)
         # What comes behind this frame is of the same moment: one note for all of a pull.
-        hlc = self._note_sending(mine[header.origin], top)
+        mark = self._note_sending(mine[header.origin], top)
         says_nothing = not frame.sections and since.covers(frame.claim or {})
         others = mine.keys() - {header.origin}
         marks = {} if says_nothing else self._identity.marks.to_pass_on(others)
-        return msgspec.structs.replace(header, hlc=hlc, marks=marks), frame
+        header = msgspec.structs.replace(header, hlc=mark.hlc, earlier=mark.earlier, marks=marks)
+        return header, frame
 
     def header(self, connection: Connection, since: Vector) -> Header:
         """Return the header of a bundle that is read from a connection of this replica's."""
@@ -471,6 +472,10 @@ class Replica:
         """Return the same of one who asks, before it pushes."""
         return self._identity.marks.tell(asker)
 
+    def may_have_said(self, told: Sequence[Mark]) -> bool:
+        """Say whether this replica may have said all that it is told to have said."""
+        return all(map(self._identity.marks.has_said, told))
+
     def has_heard_of(self, origin: bytes) -> bool:
         """Say whether there is anything that an origin can be told of itself."""
         with self._database.read() as connection:
@@ -545,15 +550,18 @@ class Replica:
         with self._database.write() as connection:
             self._identity.begin(connection, self.wall_ms())
 
-    def _note_sending(self, seq: int, position: int) -> int:
-        """Remember what is about to be said of this replica; return the reading of its mark."""
-        if self._identity.must_note(seq, position) or not self._identity.marks.reading(seq):
+    def _note_sending(self, seq: int, position: int) -> Mark:
+        """Remember what is about to be said of this replica; return its mark."""
+        mark = None if self._identity.must_note(seq, position) else self._identity.marks.last(seq)
+        if mark is None:
             # What a peer has seen of us must not be undone by a power loss: the numbers would be
             # given out again.
             with self._database.write(durable=True) as connection:
                 self._identity.note_sending(connection, seq, position, self.wall_ms())
             self._identity.settle()
-        return self._identity.marks.reading(seq)
+            mark = self._identity.marks.last(seq)
+            assert mark is not None
+        return mark
 
     def _release(self, connection: Connection) -> None:
         merge.release(connection, now_ms=self.wall_ms(), drift_ms=self.config.sync.max_clock_drift)

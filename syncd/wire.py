@@ -39,9 +39,9 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     position; a server of another origin starts from zero. origin: the sender's, so that what it has
     is remembered. snapshot: how far it has read a snapshot of that changelog. wait_ms: how long the
     answer may wait for news if there is none. mark: the last that the server has said of itself.
-    brief: whether an answer that would only repeat all this may be empty; see `repeated`. rumours:
-    what else it may have said, by a bundle that came in another way or as others say. forks: as in
-    a bundle's header.
+    brief: whether an answer that would only repeat all this may be empty; see `repeated`. Such a
+    request leaves out what was said before the marks. rumours: what else the server may have said,
+    by a bundle that came in another way or as others say. forks: as in a bundle's header.
     """
 
     node: str
@@ -55,6 +55,11 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     brief: bool = False
     rumours: list[Mark] = []
     forks: Seqs = {}
+
+
+def briefly(mark: Mark) -> Mark:
+    """Return a mark without what was said before it."""
+    return Mark(mark.seq, mark.hlc)
 
 
 def repeated(asked: PullRequest, node: str, now_ms: int) -> tuple[Header, Frame]:
@@ -80,6 +85,27 @@ def repeated(asked: PullRequest, node: str, now_ms: int) -> tuple[Header, Frame]
         claim=asked.vector,
     )
     return header, frame
+
+
+def only_repeats(asked: PullRequest, header: Header, frame: Frame) -> bool:
+    """Say whether all that an answer says stands in the request."""
+    # What was said before a mark is left out of a brief request, and known to who knows the mark.
+    said = msgspec.structs.replace(header, earlier=[]), frame
+    return said == repeated(asked, header.node, header.created_ms)
+
+
+def asked_back(asked: PullRequest, node: str, now_ms: int) -> tuple[Header, Frame]:
+    """Return the answer that wants the same asked again, and not briefly.
+
+    node, now_ms: as in `repeated`. No mark is in it, so that what the asker tells stays the same.
+    """
+    header, frame = repeated(asked, node, now_ms)
+    return msgspec.structs.replace(header, hlc=0), msgspec.structs.replace(frame, claim=None)
+
+
+def asks_back(frame: Frame) -> bool:
+    """Say whether a frame is of such an answer."""
+    return not frame.sections and frame.claim is None and frame.position == frame.after
 
 
 class Nudge(msgspec.Struct, frozen=True):

@@ -178,10 +178,9 @@ def test_a_restore_with_its_sidecar_is_noticed_by_what_peers_have(tmp_path: Path
 
 
 def test_what_a_restored_folder_folded_before_it_met_a_peer_is_not_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Its seqs are those of lost changes; they reach the peer all the same, and those come back."""
-    monkeypatch.setattr(marks, "SURE_MS", 0)
     folder, backup = tmp_path / "data", tmp_path / "backup"
     folder.mkdir()
     path = folder / "a.db"
@@ -211,10 +210,9 @@ def test_what_a_restored_folder_folded_before_it_met_a_peer_is_not_lost(
 @pytest.mark.parametrize("sent_before", [0, 2])
 @pytest.mark.parametrize("meets_another_first", [False, True])
 def test_a_restored_folder_that_grew_past_its_former_self_is_noticed(
-    tmp_path: Path, sent_before: int, meets_another_first: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sent_before: int, meets_another_first: bool
 ) -> None:
     """Hazard 1: it has as many changes as its peer knows, and others; what it was told tells."""
-    monkeypatch.setattr(marks, "SURE_MS", 0)
     folder, backup = tmp_path / "data", tmp_path / "backup"
     folder.mkdir()
     path = folder / "a.db"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 import sqlite3
@@ -14,6 +15,7 @@ import pytest
 from engine.hosts import DAY_MS, small_frames
 from engine.test_identity import LOST, add, create, names, open_replica, pull, put_back, write
 from syncd import bundle
+from syncd.clock import hlc_of_ms
 from syncd.identity import Identity, sidecar_of
 from syncd.replica import Replica
 from syncd.vector import Vector
@@ -26,10 +28,13 @@ class Host:
 
     def __init__(self, folder: Path, node: str) -> None:
         self.folder, self.node = folder / node, node
-        self.folder.mkdir()
         self.path = self.folder / "site.db"
-        self.replica: Replica = create(self.path, node)
         self._backup = folder / f"backup of {node}"
+        if self.folder.exists():
+            self.replica: Replica = open_replica(self.path, node)
+        else:
+            self.folder.mkdir()
+            self.replica = create(self.path, node)
 
     @property
     def names(self) -> set[str]:
@@ -51,6 +56,17 @@ class Host:
         self.replica.close()
         put_back(self._backup, self.folder)
         self.replica = open_replica(self.path, self.node)
+
+    def with_its_image(self, folder: Path) -> Host:
+        """Start another machine from an image of the disk, on which files keep their inodes."""
+        self.replica.close()
+        shutil.copytree(self.folder, folder / self.node)
+        twin = Host(folder, self.node)
+        connection = sqlite3.connect(sidecar_of(twin.path), isolation_level=None)
+        connection.execute("UPDATE memory SET inode = ?", (twin.path.stat().st_ino,))
+        connection.close()
+        self.replica = open_replica(self.path, self.node)
+        return twin
 
     def lose_sidecar(self) -> None:
         """Delete what stands beside the database."""
@@ -91,6 +107,10 @@ def take_in(host: Host, file: bytes) -> None:
     reader = bundle.Reader(io.BytesIO(file))
     for packed in reader.packed_frames():
         host.replica.merge_packed(reader.header, packed)
+
+
+def _days_from_now(days: int) -> int:
+    return int(time.time() * 1000) + days * DAY_MS
 
 
 def meet(*hosts: Host) -> None:
@@ -285,8 +305,79 @@ def test_of_two_processes_that_send_the_slower_takes_nothing_back(
         sent = identity.sent(connection)
     assert sent is not None
     assert sent.seq == 3
-    assert 0 < identity.marks.reading(2) < identity.marks.reading(3)
+    two, three = identity.marks.last(2), identity.marks.last(3)
+    assert two is not None
+    assert three is not None
+    assert 0 < two.hlc < three.hlc
     identity.close()
+
+
+@pytest.mark.parametrize("days", [0, 3])
+@pytest.mark.parametrize("met_before", [False, True], ids=["strangers", "acquainted"])
+def test_one_image_on_two_machines_loses_nothing(
+    hosts: tuple[Host, Host, Host], days: int, met_before: bool
+) -> None:
+    """Hazard 1: both go on under one origin for days, and nobody whom they meet knows the other."""
+    a, b, c = hosts
+    a.add("early")
+    if met_before:
+        meet(a, b, c)
+    twin = a.with_its_image(a.folder.parent / "elsewhere")
+    for day in range(days + 1):
+        for host in (a, twin, b, c):
+            host.replica.wall_ms = functools.partial(_days_from_now, day)
+        for number in range(2):
+            a.add(f"of a on day {day}, {number}")
+            pull(b.replica, a.replica)
+        for number in range(3):
+            twin.add(f"of its twin on day {day}, {number}")
+            pull(c.replica, twin.replica)
+    meet(b, c)
+    meet(a, b)
+    meet(twin, c)
+    meet(a, twin, b, c)
+    twin.replica.close()
+    assert len(a.names) == 1 + 5 * (days + 1)
+    assert a.names == twin.names == b.names == c.names
+    assert a.replica.vector() == twin.replica.vector() == b.replica.vector() == c.replica.vector()
+
+
+def test_two_histories_whose_clocks_read_the_same_say_different_things(
+    hosts: tuple[Host, Host, Host],
+) -> None:
+    """So does a clock that stands behind what was merged; the seqs are the same as well."""
+    a, *_ = hosts
+    a.add("early")
+    a.replica.fold()
+    twin = a.with_its_image(a.folder.parent / "elsewhere")
+    said = []
+    for host in (a, twin):
+        identity = Identity(host.path, "a", lambda: b"o" * 16)
+        with host.replica.writing() as connection:
+            for seq in (2, 3):
+                identity.note_sending(connection, seq, seq, 0)
+        said.append([identity.marks.last(seq) for seq in (2, 3)])
+        identity.close()
+    twin.replica.close()
+    assert said[0] != said[1]
+
+
+def test_with_a_mark_go_earlier_ones_from_ever_further_back(
+    hosts: tuple[Host, Host, Host],
+) -> None:
+    """However long ago histories parted, one of them is from at most sixteen times as long ago."""
+    a, *_ = hosts
+    a.replica.fold()
+    identity = Identity(a.path, "a", lambda: b"o" * 16)
+    ages_s = [2**n for n in range(20, -1, -1)]
+    with a.replica.writing() as connection:
+        for seq, age_s in enumerate(ages_s):
+            identity.note_sending(connection, seq, seq, _days_from_now(300) - age_s * 1000)
+    last = identity.marks.last(len(ages_s) - 1)
+    identity.close()
+    assert last is not None
+    said_s = [round((last.hlc - one) / hlc_of_ms(1000)) for one in last.earlier]
+    assert said_s == [*(2**n - 1 for n in (1, 2, 6, 10, 14, 18, 20)), 300 * 86_400 - 1]
 
 
 def test_of_many_rumours_the_oldest_and_the_newest_go_along(

@@ -114,6 +114,34 @@ def test_who_was_told_the_second_history_gets_the_first_as_well(
     assert len(told_second.replica.forks()) == 1
 
 
+@pytest.mark.parametrize("push", [False, True], ids=["by pulls", "by pushes"])
+def test_what_was_said_before_tells_where_histories_parted(
+    sites: tuple[Site, Site, Site], push: bool
+) -> None:
+    """An idle pull has the last mark alone. Who has not said it asks back; what is shared stays."""
+    restored, other, third = sites
+    folder = restored.database.parent
+    asking, serving = (restored, other) if push else (other, restored)
+    restored.add("early")
+    rounds(asking, serving, push=push)
+    before = restored.replica.origin()
+    restored.close()
+    backup = {file: file.read_bytes() for file in folder.iterdir()}
+    for name in sorted(LOST):
+        restored.add(name)
+    rounds(asking, serving, push=push)
+    restored.close()
+    for file in folder.iterdir():
+        file.write_bytes(backup.get(file, b""))
+    for name in sorted(NEW):
+        restored.add(name)
+    rounds(third, restored, push=False)
+    rounds(asking, serving, push=push)
+
+    assert restored.replica.forks() == other.replica.forks() == {before: 1}
+    assert set(other.notes()) == {"early"} | LOST | NEW
+
+
 def test_a_pull_ends_where_two_hosts_answer_in_turn(sites: tuple[Site, Site, Site]) -> None:
     """Each of them is known, and has to be told first; a balancer before both never lets it be."""
     asking, *both = sites
