@@ -21,8 +21,8 @@ from syncd.bundle import Mark
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection, Database
 
-MARKS_MAX = 10_000
-"""How many of its own marks a host remembers, the newest."""
+MARKS_MAX = 300_000
+"""How many of its own marks a host remembers, the newest: 6 MB, or three days of one a second."""
 RUMOURS_MAX = 20
 """How many rumours of one origin a host remembers: half of them the oldest, half the newest."""
 PASSED_ON_MAX = 3
@@ -63,10 +63,6 @@ def note(sidecar: Connection, seq: int, hlc: int) -> None:
     sidecar.run(
         "INSERT INTO said (seq, hlc) SELECT ?, max(?, coalesce(max(hlc) + 1, 0)) + ? FROM said",
         (seq, hlc, int.from_bytes(secrets.token_bytes(CHANCE_BYTES))),
-    )
-    sidecar.run(
-        "DELETE FROM said WHERE hlc <= (SELECT hlc FROM said ORDER BY hlc DESC LIMIT 1 OFFSET ?)",
-        (MARKS_MAX,),
     )
 
 
@@ -136,6 +132,12 @@ class Marks:
             )
             if told is None:
                 sidecar.run("DELETE FROM rumour WHERE origin = ? AND told", (sender,))
+
+    def forget_old(self) -> None:
+        """Forget what was said so long ago that it counts as said without being remembered."""
+        newest = "SELECT hlc FROM said ORDER BY hlc DESC LIMIT 1 OFFSET ?"
+        with self._sidecar.write() as sidecar:
+            sidecar.run(f"DELETE FROM said WHERE hlc <= ({newest})", (MARKS_MAX,))
 
     def rumours_of(self, origin: bytes) -> list[Mark]:
         """Return the rumours of an origin, the oldest first."""

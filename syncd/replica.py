@@ -250,6 +250,7 @@ class Replica:
         retention_ms = self.config.sync.retention
         deaths = conflicts = 0
         self.fold()
+        self._identity.marks.forget_old()
         with self._database.read() as connection:
             slices = compaction.slices(connection, self.wall_ms(), retention_ms)
         for part in slices:

@@ -381,6 +381,10 @@ def test_marks_are_forgotten_without_doubt(tmp_path: Path, monkeypatch: pytest.M
     for n in range(5):
         add(path, f"n{n}")
         pull(b, a)
+    a.compact()
+    sidecar = sqlite3.connect(sidecar_of(path))
+    assert sidecar.execute("SELECT count(*) FROM said").fetchone() == (3,)
+    sidecar.close()
     pull(c, a)
     assert a.status().renewed_why is None
     assert names(tmp_path / "c.db") == names(path)
