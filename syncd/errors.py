@@ -181,6 +181,13 @@ class PeerRefused(PeerError):
     hint = "The peer's log says why; often the keys or the clocks differ."
 
 
+class PeerLacks(PeerRefused):
+    """The peer has not, or has no more, what a pushed bundle continues from."""
+
+    code = "peer_lacks"
+    hint = "The next round asks it what it has and goes on from there."
+
+
 class PeerMisbehaved(PeerError):
     """The peer's answer makes no sense."""
 

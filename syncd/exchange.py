@@ -20,7 +20,7 @@ import msgspec
 from syncd import signing, wire
 from syncd.bundle import Frame, Header, Progress, Snapshot
 from syncd.config import Config, Peer
-from syncd.errors import BundleGap, ConfigError, PeerMisbehaved, SyncError
+from syncd.errors import BundleGap, ConfigError, PeerLacks, PeerMisbehaved, SyncError
 from syncd.merge import Counts
 from syncd.peer import TRANSFER_WITHIN_S, Answer, PeerClient
 from syncd.replica import Replica
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 STARTS_MAX = 4
-"""How often a pull begins anew, because its sender or its receiver turns out to be another."""
+"""How often a pull or a push begins, if its sender or its receiver turns out to be another."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -307,7 +307,12 @@ def _ask(
 
 
 def _push(
-    replica: Replica, client: PeerClient, is_stopping: Callable[[], bool], *, dry: bool
+    replica: Replica,
+    client: PeerClient,
+    is_stopping: Callable[[], bool],
+    *,
+    dry: bool,
+    starts: int = 1,
 ) -> int:
     name = client.peer.name
     asking = replica.origin(), replica.forks()
@@ -323,8 +328,14 @@ def _push(
         if frame.snapshot is not None and frame.after == 0:
             log.warning("%s lacks deletions that are forgotten here: it is sent a snapshot", name)
         if frame.sections or not since.covers(frame.claim or {}):
-            if not dry:
-                client.push(header, frame)
+            try:
+                if not dry:
+                    client.push(header, frame)
+            except PeerLacks:
+                # It has learned of a fork since it said what it has.
+                if starts == STARTS_MAX:
+                    raise
+                return sent + _push(replica, client, is_stopping, dry=dry, starts=starts + 1)
             sent += sum(len(section) for section in frame.sections)
         if frame.claim is not None:
             return sent

@@ -26,8 +26,10 @@ from syncd.bundle import Frame, Header
 from syncd.config import Peer
 from syncd.errors import (
     BundleError,
+    BundleGap,
     PeerAsleep,
     PeerError,
+    PeerLacks,
     PeerMisbehaved,
     PeerRefused,
     PeerUnreachable,
@@ -228,7 +230,8 @@ class PeerClient:
             answer = bundle.decode(content, wire.ErrorAnswer)
         except BundleError as error:
             return PeerMisbehaved(f"{self.peer.name} sent an unreadable refusal: {error}")
-        return PeerRefused(f"{self.peer.name} could not: {answer.message} ({answer.code})")
+        kind = PeerLacks if answer.code == BundleGap.code else PeerRefused
+        return kind(f"{self.peer.name} could not: {answer.message} ({answer.code})")
 
 
 class _Tries:

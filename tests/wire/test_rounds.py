@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import pytest
@@ -183,6 +183,27 @@ def test_a_push_goes_in_frames_and_goes_on_at_the_frame(meet: Meet) -> None:
     assert 0 < outcome.sent < ROWS
     assert server.count(wire.PUSH) == FRAMES
     assert there.notes() == here.notes()
+
+
+def test_a_push_begins_anew_where_its_receiver_has_less_than_it_said(meet: Meet) -> None:
+    """It has learned of a fork in between."""
+    (here, _), (there, _) = meet("a"), meet("b")
+    here.add("one")
+    pushes = []
+
+    def learning(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["PATH_INFO"] == wire.PUSH:
+            pushes.append(environ)
+            there.replica.learn({here.replica.origin(): 0} if len(pushes) == 2 else {})
+        return there.app(environ, start_response)
+
+    with served(learning) as server:
+        assert here.round(peer_at(server, push=True)).sent == 1
+        here.add("two")
+        outcome = here.round(peer_at(server, push=True))
+    assert (outcome.ok, outcome.sent) == (True, 2)
+    assert set(there.notes()) == {"one", "two"}
+    assert len(pushes) == 3
 
 
 def test_what_was_pushed_does_not_come_back(meet: Meet) -> None:
