@@ -45,6 +45,7 @@ Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Origin = Annotated[bytes, msgspec.Meta(min_length=ORIGIN_BYTES, max_length=ORIGIN_BYTES)]
 Value = int | float | str | bytes | None
 Seqs = dict[Origin, Seq]
+Readings = Annotated[list[Int64], msgspec.Meta(max_length=64)]
 
 
 class Withdrawal(msgspec.Struct, frozen=True):
@@ -68,7 +69,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
 
     seq: Seq
     hlc: Int64
-    earlier: list[Int64] = []
+    earlier: Readings = []
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,9 +89,15 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     since: Seqs
     withdrawn: list[Withdrawal] = []
     hlc: Int64 = 0
-    earlier: list[Int64] = []
+    earlier: Readings = []
     forks: Seqs = {}
     marks: dict[Origin, list[Mark]] = {}
+
+    def saying(self, mark: Mark | None) -> Header:
+        """Return the same with what the sender says of itself."""
+        if mark is None:
+            return self
+        return msgspec.structs.replace(self, hlc=mark.hlc, earlier=mark.earlier)
 
     @property
     def mark(self) -> Mark | None:

@@ -108,10 +108,11 @@ class _Server:
         vector = Vector(asked.vector)
         if len(asked.origin) == ORIGIN_BYTES:
             self._replica.peers.hear(asked.origin, asked.node, vector)
-        self._replica.learn(asked.forks)
-        if asked.brief and not self._may_have_said(asked):
+        told = wire.told(asked) if asked.server == self._replica.origin() else []
+        if asked.brief and not self._replica.may_have_said(told):
             now_ms = self._replica.wall_ms()
             return _bundled(*wire.asked_back(asked, self._replica.config.node, now_ms))
+        self._replica.learn(asked.forks, told)
         news = self._replica.news()
         header, frame = self._answer_of(asked)
         is_empty = not frame.sections and frame.claim is not None and frame.snapshot is None
@@ -126,11 +127,6 @@ class _Server:
                 asked.node,
             )
         return _bundled(header, frame)
-
-    def _may_have_said(self, asked: wire.PullRequest) -> bool:
-        """Say whether this host may have said what it is told, as far as it is told anything."""
-        is_ours = asked.server == self._replica.origin()
-        return not is_ours or self._replica.may_have_said(wire.told(asked))
 
     def _answer_of(self, asked: wire.PullRequest) -> tuple[Header, Frame]:
         is_ours = asked.server == self._replica.origin()

@@ -5,9 +5,9 @@ change of its own, or a part of its changelog that it had not sent before. Two h
 origin may send the same seqs and positions, but not at the same reading, which is a little ahead by
 chance: a host that is told a mark which it has not said was set back, and its sidecar with it. With
 a mark go some that were said before it. The last of them that both histories have said is from
-before they parted, whatever their clocks read. A host remembers its own marks, the last one of
-every sender to which it has told what it knew, and rumours: marks that came in any other way, and
-that their origin has not been told yet.
+before they parted, whatever their clocks read. A host remembers its own marks, under former origins
+too, the last one of every sender to which it has told what it knew, and rumours: marks that came in
+any other way, and that their origin has not been told yet.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PASSED_ON_MAX = 3
 """How many marks of one origin go out with a bundle."""
 CHANCE_BYTES = 2
 """How many bytes of chance a reading is ahead by, for two histories whose clocks read the same."""
-EARLIER_STEP = 16
+EARLIER_STEP = 4
 """How many times further back than the last each of the marks may be that go with another one."""
 
 
@@ -52,23 +52,20 @@ def prepare(sidecar: Connection) -> None:
         " (origin BLOB, hlc INTEGER, seq INTEGER, told INTEGER DEFAULT 0,"
         " PRIMARY KEY (origin, hlc)) WITHOUT ROWID"
     )
+    sidecar.run("CREATE TABLE IF NOT EXISTS own (origin BLOB PRIMARY KEY, first INTEGER UNIQUE)")
     for table in ("heard", "rumour"):
         has_earlier = "SELECT EXISTS (SELECT 1 FROM pragma_table_info(?) WHERE name = 'earlier')"
         if not sidecar.value(has_earlier, (table,)):
-            sidecar.run(f"ALTER TABLE {table} ADD COLUMN earlier BLOB NOT NULL DEFAULT x'90'")
+            sidecar.run(f"ALTER TABLE {table} ADD COLUMN earlier BLOB NOT NULL DEFAULT {_NONE}")
 
 
-def note(sidecar: Connection, seq: int, hlc: int) -> None:
+def note(sidecar: Connection, origin: bytes, seq: int, hlc: int) -> None:
     """Remember what this host is about to say of itself. hlc: what its clock reads at least."""
     sidecar.run(
         "INSERT INTO said (seq, hlc) SELECT ?, max(?, coalesce(max(hlc) + 1, 0)) + ? FROM said",
         (seq, hlc, int.from_bytes(secrets.token_bytes(CHANCE_BYTES))),
     )
-
-
-def forget(sidecar: Connection) -> None:
-    """Forget what this host has said under an origin that it has no more."""
-    sidecar.run("DELETE FROM said")
+    sidecar.run("INSERT OR IGNORE INTO own SELECT ?, max(hlc) FROM said", (origin,))
 
 
 class Marks:
@@ -77,16 +74,22 @@ class Marks:
     def __init__(self, sidecar: Database) -> None:
         self._sidecar = sidecar
 
-    def last(self, seq: int) -> Mark | None:
-        """Return the last mark by which this host has said that it is at a seq, if it has."""
+    def last(self, origin: bytes, seq: int) -> Mark | None:
+        """Return the last mark by which its present origin has said that it is at a seq, if any."""
         with self._sidecar.read() as sidecar:
-            hlc = sidecar.value("SELECT max(hlc) FROM said WHERE seq = ?", (seq,))
+            first = sidecar.value("SELECT first FROM own WHERE origin = ?", (origin,))
+            last = "SELECT max(hlc) FROM said WHERE seq = ? AND hlc >= ?"
+            hlc = sidecar.value(last, (seq, first))
             if hlc is None:
                 return None
             return Mark(
                 seq,
                 hlc,
-                [one for (one,) in sidecar.rows(_EARLIER, {"hlc": hlc}) if one is not None],
+                [
+                    one
+                    for (one,) in sidecar.rows(_EARLIER, {"hlc": hlc, "first": first})
+                    if one is not None
+                ],
             )
 
     def has_said(self, mark: Mark) -> bool:
@@ -107,6 +110,25 @@ class Marks:
         with self._sidecar.read() as sidecar:
             return sidecar.value(said, (json.dumps(mark.earlier),)) or 0
 
+    def parted(self, told: Mapping[bytes, Sequence[Mark]]) -> dict[bytes, int]:
+        """Return which of the origins that this host has had another history has gone on with.
+
+        told: what origins are said to have said. The seq of each is the last that both share, if
+        this host has said more.
+        """
+        found: dict[bytes, int] = {}
+        with self._sidecar.read() as sidecar:
+            own = sidecar.rows("SELECT origin, first FROM own")
+        for origin, first in own:
+            others = [mark for mark in told.get(origin, []) if not self.has_said(mark)]
+            if others:
+                with self._sidecar.read() as sidecar:
+                    sent = sidecar.value(_LAST_SEQ, {"first": first})
+                shared = min(map(self.shared_with, others))
+                if shared < sent:
+                    found[origin] = shared
+        return found
+
     def hear(self, sender: bytes, mark: Mark | None, told: Sequence[Mark] | None = None) -> None:
         """Remember what a sender says of itself once it was told what was known.
 
@@ -115,13 +137,14 @@ class Marks:
         if mark is None:
             return
         before = self.heard().get(sender)
-        if before is not None and before.hlc == mark.hlc and not self.rumours_of(sender):
+        if before is not None and _tells(before, mark) and not self.rumours_of(sender):
             return
         with self._sidecar.write() as sidecar:
             sidecar.run(
                 "INSERT INTO heard (origin, seq, hlc, earlier) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (origin) DO UPDATE SET seq = excluded.seq, hlc = excluded.hlc,"
-                " earlier = excluded.earlier WHERE excluded.hlc > hlc",
+                " earlier = excluded.earlier WHERE excluded.hlc > hlc"
+                f" OR (excluded.hlc = hlc AND earlier = {_NONE})",
                 _row(sender, mark),
             )
             # An answer that comes late may be from before the sender was set back: its mark stays.
@@ -161,12 +184,13 @@ class Marks:
             _row(origin, mark)
             for origin, marks in told.items()
             for mark in marks
-            if all(mark.hlc != one.hlc for one in known.get(origin, []))
+            if not any(_tells(one, mark) for one in known.get(origin, []))
         ]
         if news:
             with self._sidecar.write() as sidecar:
                 sidecar.many(
-                    "INSERT OR IGNORE INTO rumour (origin, seq, hlc, earlier) VALUES (?, ?, ?, ?)",
+                    "INSERT INTO rumour (origin, seq, hlc, earlier) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (origin, hlc) DO UPDATE SET earlier = excluded.earlier",
                     news,
                 )
                 sidecar.run(
@@ -213,6 +237,11 @@ class Marks:
         return found
 
 
+def _tells(known: Mark, mark: Mark) -> bool:
+    """Say whether a known mark tells all that another does."""
+    return known.hlc == mark.hlc and (bool(known.earlier) or not mark.earlier)
+
+
 def _row(origin: bytes, mark: Mark) -> tuple[bytes, int, int, bytes]:
     return origin, mark.seq, mark.hlc, bundle.encode(mark.earlier)
 
@@ -221,17 +250,28 @@ def _mark(seq: int, hlc: int, earlier: bytes) -> Mark:
     return Mark(seq, hlc, bundle.decode(earlier, list[int]))
 
 
+_LAST_SEQ = """
+    SELECT max(seq) FROM said WHERE hlc = (
+        SELECT max(hlc) FROM said WHERE hlc < coalesce(
+            (SELECT min(first) FROM own WHERE first > :first), 9223372036854775807
+        )
+    )
+"""
+"""The seq of the last mark of an origin, which is the last before the next origin's first."""
 _EARLIER = f"""
     WITH RECURSIVE syncd_back(reach) AS (
         VALUES ({hlc_of_ms(1)})
         UNION ALL SELECT reach * {EARLIER_STEP} FROM syncd_back WHERE reach < {1 << 56}
     )
-    SELECT max(hlc) FROM said WHERE hlc < :hlc
+    SELECT max(hlc) FROM said WHERE hlc >= :first AND hlc < :hlc
     UNION
-    SELECT (SELECT min(hlc) FROM said WHERE hlc >= :hlc - reach AND hlc < :hlc) FROM syncd_back
+    SELECT (SELECT min(hlc) FROM said WHERE hlc >= max(:first, :hlc - reach) AND hlc < :hlc)
+    FROM syncd_back
     ORDER BY 1 DESC
 """
-"""The last mark before a reading, and the oldest in a millisecond before it, in 16, and so on.
+"""The last mark of an origin before a reading, and the oldest in a millisecond before it, in 4, ...
 
-So one of them is from no more than so many times as long ago as it is that two histories parted.
-NULL is among them where there is none."""
+So one of them is no more than so many times as old as the last that two histories share. NULL is
+among them where there is none."""
+_NONE = "x'90'"
+"""No earlier marks, as `bundle.encode` has it."""

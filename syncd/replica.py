@@ -294,12 +294,12 @@ class Replica:
             frame = extraction.frame_after(connection, after, has, snapshot=part)
             top = held.last_position(connection)
         # What comes behind this frame is of the same moment: one note for all of a pull.
-        mark = self._note_sending(mine[header.origin], top)
+        mark = self._note_sending(header.origin, mine[header.origin], top)
         says_nothing = not frame.sections and since.covers(frame.claim or {})
         others = mine.keys() - {header.origin}
         marks = {} if says_nothing else self._identity.marks.to_pass_on(others)
-        header = msgspec.structs.replace(header, hlc=mark.hlc, earlier=mark.earlier, marks=marks)
-        return header, frame
+        header = msgspec.structs.replace(header, marks=marks)
+        return header.saying(mark), frame
 
     def header(self, connection: Connection, since: Vector) -> Header:
         """Return the header of a bundle that is read from a connection of this replica's."""
@@ -496,8 +496,14 @@ class Replica:
             schema.require_enrolled(connection)
             return forks.known(connection)
 
-    def learn(self, told: Mapping[bytes, int]) -> None:
-        """Follow what a host knows of forks; if that is news, the vector goes back."""
+    def learn(self, told: Mapping[bytes, int], about_us: Sequence[Mark] = ()) -> None:
+        """Follow what a host knows of forks; if that is news, the vector goes back.
+
+        about_us: what it has heard that this replica has said. It tells better where histories
+        parted than a fork does, which may be that of two others.
+        """
+        if not self.may_have_said(about_us):
+            self._guard(told=about_us)
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             if not forks.are_news(connection, told):
@@ -545,23 +551,28 @@ class Replica:
             schema.require_enrolled(connection)
             about_us = marks.pop(changelog.origin(connection), [])
         self._guard(Vector(header.vector), about_us)
+        # Under a former origin other histories may have gone on: who was told of them says so.
+        self.learn(self._identity.marks.parted(marks))
         self._identity.marks.hear_rumours(marks)
 
     def _begin(self) -> None:
         with self._database.write() as connection:
             self._identity.begin(connection, self.wall_ms())
 
-    def _note_sending(self, seq: int, position: int) -> Mark:
-        """Remember what is about to be said of this replica; return its mark."""
-        mark = None if self._identity.must_note(seq, position) else self._identity.marks.last(seq)
+    def _note_sending(self, origin: bytes, seq: int, position: int) -> Mark | None:
+        """Remember what is about to be said of this replica; return its mark.
+
+        None if another process has taken a new origin meanwhile.
+        """
+        marks = self._identity.marks
+        mark = None if self._identity.must_note(seq, position) else marks.last(origin, seq)
         if mark is None:
             # What a peer has seen of us must not be undone by a power loss: the numbers would be
             # given out again.
             with self._database.write(durable=True) as connection:
                 self._identity.note_sending(connection, seq, position, self.wall_ms())
             self._identity.settle()
-            mark = self._identity.marks.last(seq)
-            assert mark is not None
+            mark = marks.last(origin, seq)
         return mark
 
     def _release(self, connection: Connection) -> None:

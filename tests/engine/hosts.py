@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from syncd import bundle, extraction
 from syncd.bundle import Frame, Header
 from syncd.config import Config
 from syncd.enrolment import Enrolled
+from syncd.identity import sidecar_of
 from syncd.replica import Replica
 
 START_MS = 1_700_000_000_000
@@ -43,6 +45,15 @@ DEVICES = """
 DEVICES_KEY: dict[str, Key] = {"devices": ["device_id"]}
 
 Delivery = tuple[Header, Frame]
+
+
+def copy_image(database: Path, folder: Path) -> None:
+    """Copy a closed database's folder as an image of the disk does: files keep their inodes."""
+    shutil.copytree(database.parent, folder)
+    copy = folder / database.name
+    sidecar = sqlite3.connect(sidecar_of(copy), isolation_level=None)
+    sidecar.execute("UPDATE memory SET inode = ?", (copy.stat().st_ino,))
+    sidecar.close()
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.hosts import DAY_MS, small_frames
+from engine.hosts import DAY_MS, copy_image, small_frames
 from engine.test_identity import LOST, add, create, names, open_replica, pull, put_back, write
 from syncd import bundle
 from syncd.clock import hlc_of_ms
@@ -60,13 +60,9 @@ class Host:
     def with_its_image(self, folder: Path) -> Host:
         """Start another machine from an image of the disk, on which files keep their inodes."""
         self.replica.close()
-        shutil.copytree(self.folder, folder / self.node)
-        twin = Host(folder, self.node)
-        connection = sqlite3.connect(sidecar_of(twin.path), isolation_level=None)
-        connection.execute("UPDATE memory SET inode = ?", (twin.path.stat().st_ino,))
-        connection.close()
+        copy_image(self.path, folder / self.node)
         self.replica = open_replica(self.path, self.node)
-        return twin
+        return Host(folder, self.node)
 
     def lose_sidecar(self) -> None:
         """Delete what stands beside the database."""
@@ -305,7 +301,7 @@ def test_of_two_processes_that_send_the_slower_takes_nothing_back(
         sent = identity.sent(connection)
     assert sent is not None
     assert sent.seq == 3
-    two, three = identity.marks.last(2), identity.marks.last(3)
+    two, three = (identity.marks.last(a.replica.origin(), seq) for seq in (2, 3))
     assert two is not None
     assert three is not None
     assert 0 < two.hlc < three.hlc
@@ -350,34 +346,54 @@ def test_two_histories_whose_clocks_read_the_same_say_different_things(
     a.add("early")
     a.replica.fold()
     twin = a.with_its_image(a.folder.parent / "elsewhere")
-    said = []
+    origin, said = a.replica.origin(), []
     for host in (a, twin):
         identity = Identity(host.path, "a", lambda: b"o" * 16)
         with host.replica.writing() as connection:
             for seq in (2, 3):
                 identity.note_sending(connection, seq, seq, 0)
-        said.append([identity.marks.last(seq) for seq in (2, 3)])
+        said.append([identity.marks.last(origin, seq) for seq in (2, 3)])
         identity.close()
     twin.replica.close()
     assert said[0] != said[1]
 
 
+def test_a_fork_is_followed_as_far_as_the_mark_that_comes_with_it_says(
+    hosts: tuple[Host, Host, Host],
+) -> None:
+    """What a host is told of a fork may be that of two others, which have parted later."""
+    a, b, c = hosts
+    a.add("early")
+    pull(b.replica, a.replica)
+    forked = a.replica.origin()
+    twin = a.with_its_image(a.folder.parent / "elsewhere")
+    for host, other in ((a, b), (twin, c)):
+        host.add("new-1", "new-2", "new-3")
+        pull(other.replica, host.replica)
+    twin.replica.close()
+    mark = c.replica.mark_of(forked)
+    assert mark is not None
+    a.replica.learn({forked: 3}, [mark])
+    assert a.replica.forks() == {forked: 1}
+
+
 def test_with_a_mark_go_earlier_ones_from_ever_further_back(
     hosts: tuple[Host, Host, Host],
 ) -> None:
-    """However long ago histories parted, one of them is from at most sixteen times as long ago."""
+    """However old the last is that two histories share, one is at most four times as old."""
     a, *_ = hosts
     a.replica.fold()
     identity = Identity(a.path, "a", lambda: b"o" * 16)
+    origin = a.replica.origin()
     ages_s = [2**n for n in range(20, -1, -1)]
     with a.replica.writing() as connection:
         for seq, age_s in enumerate(ages_s):
             identity.note_sending(connection, seq, seq, _days_from_now(300) - age_s * 1000)
-    last = identity.marks.last(len(ages_s) - 1)
+    last = identity.marks.last(origin, len(ages_s) - 1)
     identity.close()
     assert last is not None
     said_s = [round((last.hlc - one) / hlc_of_ms(1000)) for one in last.earlier]
-    assert said_s == [*(2**n - 1 for n in (1, 2, 6, 10, 14, 18, 20)), 300 * 86_400 - 1]
+    assert said_s == [1, *(2**n - 1 for n in range(2, 21, 2)), 300 * 86_400 - 1]
 
 
 def test_of_many_rumours_the_oldest_and_the_newest_go_along(

@@ -89,13 +89,15 @@ class Plan:
     def volumes(self) -> bool:
         """Whether its hosts stand on volumes: a copy is put back with its sidecar, in place.
 
-        Only where all hosts meet and keep what they were told, and the retention does not pass:
-        beyond that there are known limits.
+        Only where all hosts meet and keep what they were told, nothing is from the future and the
+        retention does not pass: beyond that there are known limits.
         """
         hosts = len(self.versions)
+        set_to = [step.skew_ms for step in self.steps if isinstance(step, SetClock)]
         return (
             self.seed % 2 == 0
             and len(self.roads) == hosts * (hosts - 1)
+            and {*self.skews_ms, *set_to} <= set(SMALL_SKEWS_MS)
             and not any(isinstance(step, Absence | Compact) for step in self.steps)
         )
 

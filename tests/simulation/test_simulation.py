@@ -21,7 +21,7 @@ from simulation.run import Outcome
 from simulation.steps import Existing, Step
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = (*range(15, 45), 2498, 7200020, 8500009, 10002280)
+SEEDS = (*range(15, 45), 7200020, 8500009, 8500251, 10002280)
 """As few as together go everywhere and find every mistake."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.hosts import small_frames
+from engine.hosts import copy_image, small_frames
 
 from syncd.config import Peer
 from syncd.errors import PeerMisbehaved
@@ -140,6 +140,50 @@ def test_what_was_said_before_tells_where_histories_parted(
 
     assert restored.replica.forks() == other.replica.forks() == {before: 1}
     assert set(other.notes()) == {"early"} | LOST | NEW
+
+
+@pytest.mark.parametrize("who", ["pulls from", "is pulled by"])
+def test_a_fork_that_is_of_two_others_is_not_taken_for_ones_own(tmp_path: Path, who: str) -> None:
+    """Hazard 1 on three machines: an image of an image, and the later fork is heard of first."""
+
+    def machine(place: str, node: str, image_of: Site | None = None) -> Site:
+        if image_of is None:
+            (tmp_path / place).mkdir()
+        else:
+            image_of.close()
+            copy_image(image_of.database, tmp_path / place)
+        return Site(tmp_path / place, node)
+
+    def write(site: Site, heard_by: Site) -> None:
+        for number in range(4):
+            site.add(f"{site.database.parent.name}-{len(site.notes())}-{number}")
+            rounds(heard_by, site, push=False)
+
+    first, b, c, d = (machine(place, place) for place in "abcd")
+    for one in (b, c, d):
+        write(first, heard_by=one)
+    second = machine("second", "a", image_of=first)
+    write(second, heard_by=c)
+    write(first, heard_by=b)
+    third = machine("third", "a", image_of=first)
+    for _ in range(2):
+        write(third, heard_by=d)
+    write(first, heard_by=b)
+    for asking, serving in ((b, d), (b, first), (d, third)):
+        rounds(asking, serving, push=False)
+    (known,) = b.replica.forks().values()
+    assert known > 12, "the second machine has parted before"
+    rounds(*((second, b) if who == "pulls from" else (b, second)), push=False)
+    everyone = (first, second, third, b, c, d)
+    for _ in range(2):
+        for asking in everyone:
+            for serving in everyone:
+                if asking is not serving:
+                    rounds(asking, serving, push=False)
+    for site in everyone:
+        site.close()
+        assert len(site.notes()) == 12 + 5 * 4
+        assert site.replica.forks() == first.replica.forks()
 
 
 def test_a_pull_ends_where_two_hosts_answer_in_turn(sites: tuple[Site, Site, Site]) -> None:
