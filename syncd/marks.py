@@ -123,7 +123,8 @@ class Marks:
             others = [mark for mark in told.get(origin, []) if not self.has_said(mark)]
             if others:
                 with self._sidecar.read() as sidecar:
-                    sent = sidecar.value(_LAST_SEQ, {"first": first})
+                    # If all of it is forgotten, so is whether it went further.
+                    sent = sidecar.value(_LAST_SEQ, {"first": first}) or 0
                 shared = min(map(self.shared_with, others))
                 if shared < sent:
                     found[origin] = shared
@@ -252,7 +253,7 @@ def _mark(seq: int, hlc: int, earlier: bytes) -> Mark:
 
 _LAST_SEQ = """
     SELECT max(seq) FROM said WHERE hlc = (
-        SELECT max(hlc) FROM said WHERE hlc < coalesce(
+        SELECT max(hlc) FROM said WHERE hlc >= :first AND hlc < coalesce(
             (SELECT min(first) FROM own WHERE first > :first), 9223372036854775807
         )
     )

@@ -14,7 +14,7 @@ import pytest
 
 from engine.hosts import DAY_MS, copy_image, small_frames
 from engine.test_identity import LOST, add, create, names, open_replica, pull, put_back, write
-from syncd import bundle
+from syncd import bundle, marks
 from syncd.clock import hlc_of_ms
 from syncd.identity import Identity, sidecar_of
 from syncd.replica import Replica
@@ -63,6 +63,11 @@ class Host:
         copy_image(self.path, folder / self.node)
         self.replica = open_replica(self.path, self.node)
         return Host(folder, self.node)
+
+    def rename(self, node: str) -> None:
+        """Call the host otherwise."""
+        self.replica.close()
+        self.replica = open_replica(self.path, node)
 
     def lose_sidecar(self) -> None:
         """Delete what stands beside the database."""
@@ -375,6 +380,30 @@ def test_a_fork_is_followed_as_far_as_the_mark_that_comes_with_it_says(
     assert mark is not None
     a.replica.learn({forked: 3}, [mark])
     assert a.replica.forks() == {forked: 1}
+
+
+@pytest.mark.parametrize("remembered", [1, 300_000])
+def test_another_history_of_a_former_origin_is_told_of_as_long_as_it_is_remembered(
+    hosts: tuple[Host, Host, Host], remembered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said under it may be forgotten with the rest; nobody knows then how far it went."""
+    monkeypatch.setattr(marks, "MARKS_MAX", remembered)
+    a, b, c = hosts
+    a.add("early")
+    pull(b.replica, a.replica)
+    former = a.replica.origin()
+    twin = a.with_its_image(a.folder.parent / "elsewhere")
+    a.add("new-1", "new-2")
+    pull(b.replica, a.replica)
+    a.rename("z")
+    a.add("later")
+    pull(b.replica, a.replica)
+    a.replica.compact()
+    twin.add("new-1", "new-2")
+    pull(c.replica, twin.replica)
+    twin.replica.close()
+    take_in(a, exported(c))
+    assert a.replica.forks() == ({former: 1} if remembered > 1 else {})
 
 
 def test_with_a_mark_go_earlier_ones_from_ever_further_back(
