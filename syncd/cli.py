@@ -7,6 +7,7 @@ Messages and progress go to standard error, results to standard output.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -82,7 +83,8 @@ class _Session:
 
     @functools.cached_property
     def replica(self) -> Replica:
-        return Replica(self.config)
+        replica = contextlib.closing(Replica(self.config))
+        return click.get_current_context().find_root().with_resource(replica)
 
     @property
     def keyring(self) -> signing.Keyring:
