@@ -108,11 +108,13 @@ class _Server:
         vector = Vector(asked.vector)
         if len(asked.origin) == ORIGIN_BYTES:
             self._replica.peers.hear(asked.origin, asked.node, vector)
-        told = wire.told(asked) if asked.server == self._replica.origin() else []
-        if asked.brief and not self._replica.may_have_said(told):
-            now_ms = self._replica.wall_ms()
-            return _bundled(*wire.asked_back(asked, self._replica.config.node, now_ms))
-        self._replica.learn(asked.forks, told)
+        if asked.server == self._replica.origin():
+            told = wire.told(asked)
+            if asked.brief and not self._replica.may_have_said(told):
+                now_ms = self._replica.wall_ms()
+                return _bundled(*wire.asked_back(asked, self._replica.config.node, now_ms))
+            # Who does not know whom it asks has not told what it has heard of this host.
+            self._replica.learn(asked.forks, told)
         news = self._replica.news()
         header, frame = self._answer_of(asked)
         is_empty = not frame.sections and frame.claim is not None and frame.snapshot is None

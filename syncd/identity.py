@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from syncd import changelog, marks
+from syncd import marks
 from syncd.bundle import Mark
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection, Database
@@ -163,6 +163,8 @@ class Identity:
         token, memory = connection.value("SELECT token FROM syncd_replica"), self._memory()
         if memory is not None and memory.token == token:
             return
+        with self._sidecar.write() as sidecar:
+            marks.forget(sidecar)
         memory = _Memory(self._node, self._inode(), token, None, sent=0, position=0)
         self._remember(connection, memory, 0, now_ms)
 
@@ -204,15 +206,14 @@ class Identity:
     def _remember(self, connection: Connection, memory: _Memory, seq: int, now_ms: int) -> None:
         """Remember it, and that this replica is about to say that it is at a seq."""
         clock = max(connection.value("SELECT hlc FROM syncd_replica"), hlc_of_ms(now_ms))
-        origin = changelog.origin(connection)
         self._prepare()
         with self._sidecar.write(durable=True) as sidecar:
             sidecar.run("DELETE FROM memory")
             sidecar.run("INSERT INTO memory VALUES (?, ?, ?, ?, ?, ?)", astuple(memory))
-            marks.note(sidecar, origin, seq, clock)
+            marks.note(sidecar, seq, clock)
             if seq < memory.sent:
                 # Another process was quicker: what is said last is what was sent.
-                marks.note(sidecar, origin, memory.sent, clock)
+                marks.note(sidecar, memory.sent, clock)
 
     def _inode(self) -> int:
         return self._path.stat().st_ino

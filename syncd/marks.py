@@ -5,9 +5,9 @@ change of its own, or a part of its changelog that it had not sent before. Two h
 origin may send the same seqs and positions, but not at the same reading, which is a little ahead by
 chance: a host that is told a mark which it has not said was set back, and its sidecar with it. With
 a mark go some that were said before it. The last of them that both histories have said is from
-before they parted, whatever their clocks read. A host remembers its own marks, under former origins
-too, the last one of every sender to which it has told what it knew, and rumours: marks that came in
-any other way, and that their origin has not been told yet.
+before they parted, whatever their clocks read. A host remembers its own marks, the last one of
+every sender to which it has told what it knew, and rumours: marks that came in any other way, and
+that their origin has not been told yet.
 """
 
 from __future__ import annotations
@@ -52,20 +52,24 @@ def prepare(sidecar: Connection) -> None:
         " (origin BLOB, hlc INTEGER, seq INTEGER, told INTEGER DEFAULT 0,"
         " PRIMARY KEY (origin, hlc)) WITHOUT ROWID"
     )
-    sidecar.run("CREATE TABLE IF NOT EXISTS own (origin BLOB PRIMARY KEY, first INTEGER UNIQUE)")
     for table in ("heard", "rumour"):
         has_earlier = "SELECT EXISTS (SELECT 1 FROM pragma_table_info(?) WHERE name = 'earlier')"
         if not sidecar.value(has_earlier, (table,)):
             sidecar.run(f"ALTER TABLE {table} ADD COLUMN earlier BLOB NOT NULL DEFAULT {_NONE}")
+    _forget_old(sidecar)
 
 
-def note(sidecar: Connection, origin: bytes, seq: int, hlc: int) -> None:
+def note(sidecar: Connection, seq: int, hlc: int) -> None:
     """Remember what this host is about to say of itself. hlc: what its clock reads at least."""
     sidecar.run(
         "INSERT INTO said (seq, hlc) SELECT ?, max(?, coalesce(max(hlc) + 1, 0)) + ? FROM said",
         (seq, hlc, int.from_bytes(secrets.token_bytes(CHANCE_BYTES))),
     )
-    sidecar.run("INSERT OR IGNORE INTO own SELECT ?, max(hlc) FROM said", (origin,))
+
+
+def forget(sidecar: Connection) -> None:
+    """Forget what this host has said under an origin that it has no more."""
+    sidecar.run("DELETE FROM said")
 
 
 class Marks:
@@ -74,22 +78,16 @@ class Marks:
     def __init__(self, sidecar: Database) -> None:
         self._sidecar = sidecar
 
-    def last(self, origin: bytes, seq: int) -> Mark | None:
-        """Return the last mark by which its present origin has said that it is at a seq, if any."""
+    def last(self, seq: int) -> Mark | None:
+        """Return the last mark by which this host has said that it is at a seq, if it has."""
         with self._sidecar.read() as sidecar:
-            first = sidecar.value("SELECT first FROM own WHERE origin = ?", (origin,))
-            last = "SELECT max(hlc) FROM said WHERE seq = ? AND hlc >= ?"
-            hlc = sidecar.value(last, (seq, first))
+            hlc = sidecar.value("SELECT max(hlc) FROM said WHERE seq = ?", (seq,))
             if hlc is None:
                 return None
             return Mark(
                 seq,
                 hlc,
-                [
-                    one
-                    for (one,) in sidecar.rows(_EARLIER, {"hlc": hlc, "first": first})
-                    if one is not None
-                ],
+                [one for (one,) in sidecar.rows(_EARLIER, {"hlc": hlc}) if one is not None],
             )
 
     def has_said(self, mark: Mark) -> bool:
@@ -109,26 +107,6 @@ class Marks:
         said = "SELECT max(seq) FROM said WHERE hlc IN (SELECT value FROM json_each(?))"
         with self._sidecar.read() as sidecar:
             return sidecar.value(said, (json.dumps(mark.earlier),)) or 0
-
-    def parted(self, told: Mapping[bytes, Sequence[Mark]]) -> dict[bytes, int]:
-        """Return which of the origins that this host has had another history has gone on with.
-
-        told: what origins are said to have said. The seq of each is the last that both share, if
-        this host has said more.
-        """
-        found: dict[bytes, int] = {}
-        with self._sidecar.read() as sidecar:
-            own = sidecar.rows("SELECT origin, first FROM own")
-        for origin, first in own:
-            others = [mark for mark in told.get(origin, []) if not self.has_said(mark)]
-            if others:
-                with self._sidecar.read() as sidecar:
-                    # If all of it is forgotten, so is whether it went further.
-                    sent = sidecar.value(_LAST_SEQ, {"first": first}) or 0
-                shared = min(map(self.shared_with, others))
-                if shared < sent:
-                    found[origin] = shared
-        return found
 
     def hear(self, sender: bytes, mark: Mark | None, told: Sequence[Mark] | None = None) -> None:
         """Remember what a sender says of itself once it was told what was known.
@@ -159,9 +137,8 @@ class Marks:
 
     def forget_old(self) -> None:
         """Forget what was said so long ago that it counts as said without being remembered."""
-        newest = "SELECT hlc FROM said ORDER BY hlc DESC LIMIT 1 OFFSET ?"
         with self._sidecar.write() as sidecar:
-            sidecar.run(f"DELETE FROM said WHERE hlc <= ({newest})", (MARKS_MAX,))
+            _forget_old(sidecar)
 
     def rumours_of(self, origin: bytes) -> list[Mark]:
         """Return the rumours of an origin, the oldest first."""
@@ -238,6 +215,11 @@ class Marks:
         return found
 
 
+def _forget_old(sidecar: Connection) -> None:
+    newest = "SELECT hlc FROM said ORDER BY hlc DESC LIMIT 1 OFFSET ?"
+    sidecar.run(f"DELETE FROM said WHERE hlc <= ({newest})", (MARKS_MAX,))
+
+
 def _tells(known: Mark, mark: Mark) -> bool:
     """Say whether a known mark tells all that another does."""
     return known.hlc == mark.hlc and (bool(known.earlier) or not mark.earlier)
@@ -251,26 +233,17 @@ def _mark(seq: int, hlc: int, earlier: bytes) -> Mark:
     return Mark(seq, hlc, bundle.decode(earlier, list[int]))
 
 
-_LAST_SEQ = """
-    SELECT max(seq) FROM said WHERE hlc = (
-        SELECT max(hlc) FROM said WHERE hlc >= :first AND hlc < coalesce(
-            (SELECT min(first) FROM own WHERE first > :first), 9223372036854775807
-        )
-    )
-"""
-"""The seq of the last mark of an origin, which is the last before the next origin's first."""
 _EARLIER = f"""
     WITH RECURSIVE syncd_back(reach) AS (
         VALUES ({hlc_of_ms(1)})
         UNION ALL SELECT reach * {EARLIER_STEP} FROM syncd_back WHERE reach < {1 << 56}
     )
-    SELECT max(hlc) FROM said WHERE hlc >= :first AND hlc < :hlc
+    SELECT max(hlc) FROM said WHERE hlc < :hlc
     UNION
-    SELECT (SELECT min(hlc) FROM said WHERE hlc >= max(:first, :hlc - reach) AND hlc < :hlc)
-    FROM syncd_back
+    SELECT (SELECT min(hlc) FROM said WHERE hlc >= :hlc - reach AND hlc < :hlc) FROM syncd_back
     ORDER BY 1 DESC
 """
-"""The last mark of an origin before a reading, and the oldest in a millisecond before it, in 4, ...
+"""The last mark before a reading, and the oldest in a millisecond before it, in 4, and so on.
 
 So one of them is no more than so many times as old as the last that two histories share. NULL is
 among them where there is none."""

@@ -294,7 +294,7 @@ class Replica:
             frame = extraction.frame_after(connection, after, has, snapshot=part)
             top = held.last_position(connection)
         # What comes behind this frame is of the same moment: one note for all of a pull.
-        mark = self._note_sending(header.origin, mine[header.origin], top)
+        mark = self._note_sending(mine[header.origin], top)
         says_nothing = not frame.sections and since.covers(frame.claim or {})
         others = mine.keys() - {header.origin}
         marks = {} if says_nothing else self._identity.marks.to_pass_on(others)
@@ -551,28 +551,26 @@ class Replica:
             schema.require_enrolled(connection)
             about_us = marks.pop(changelog.origin(connection), [])
         self._guard(Vector(header.vector), about_us)
-        # Under a former origin other histories may have gone on: who was told of them says so.
-        self.learn(self._identity.marks.parted(marks))
         self._identity.marks.hear_rumours(marks)
 
     def _begin(self) -> None:
         with self._database.write() as connection:
             self._identity.begin(connection, self.wall_ms())
 
-    def _note_sending(self, origin: bytes, seq: int, position: int) -> Mark | None:
+    def _note_sending(self, seq: int, position: int) -> Mark | None:
         """Remember what is about to be said of this replica; return its mark.
 
         None if another process has taken a new origin meanwhile.
         """
         marks = self._identity.marks
-        mark = None if self._identity.must_note(seq, position) else marks.last(origin, seq)
+        mark = None if self._identity.must_note(seq, position) else marks.last(seq)
         if mark is None:
             # What a peer has seen of us must not be undone by a power loss: the numbers would be
             # given out again.
             with self._database.write(durable=True) as connection:
                 self._identity.note_sending(connection, seq, position, self.wall_ms())
             self._identity.settle()
-            mark = marks.last(origin, seq)
+            mark = marks.last(seq)
         return mark
 
     def _release(self, connection: Connection) -> None:

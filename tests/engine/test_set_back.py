@@ -14,7 +14,7 @@ import pytest
 
 from engine.hosts import DAY_MS, copy_image, small_frames
 from engine.test_identity import LOST, add, create, names, open_replica, pull, put_back, write
-from syncd import bundle, marks
+from syncd import bundle
 from syncd.clock import hlc_of_ms
 from syncd.identity import Identity, sidecar_of
 from syncd.replica import Replica
@@ -63,11 +63,6 @@ class Host:
         copy_image(self.path, folder / self.node)
         self.replica = open_replica(self.path, self.node)
         return Host(folder, self.node)
-
-    def rename(self, node: str) -> None:
-        """Call the host otherwise."""
-        self.replica.close()
-        self.replica = open_replica(self.path, node)
 
     def lose_sidecar(self) -> None:
         """Delete what stands beside the database."""
@@ -306,7 +301,7 @@ def test_of_two_processes_that_send_the_slower_takes_nothing_back(
         sent = identity.sent(connection)
     assert sent is not None
     assert sent.seq == 3
-    two, three = (identity.marks.last(a.replica.origin(), seq) for seq in (2, 3))
+    two, three = (identity.marks.last(seq) for seq in (2, 3))
     assert two is not None
     assert three is not None
     assert 0 < two.hlc < three.hlc
@@ -351,13 +346,13 @@ def test_two_histories_whose_clocks_read_the_same_say_different_things(
     a.add("early")
     a.replica.fold()
     twin = a.with_its_image(a.folder.parent / "elsewhere")
-    origin, said = a.replica.origin(), []
+    said = []
     for host in (a, twin):
         identity = Identity(host.path, "a", lambda: b"o" * 16)
         with host.replica.writing() as connection:
             for seq in (2, 3):
                 identity.note_sending(connection, seq, seq, 0)
-        said.append([identity.marks.last(origin, seq) for seq in (2, 3)])
+        said.append([identity.marks.last(seq) for seq in (2, 3)])
         identity.close()
     twin.replica.close()
     assert said[0] != said[1]
@@ -382,30 +377,6 @@ def test_a_fork_is_followed_as_far_as_the_mark_that_comes_with_it_says(
     assert a.replica.forks() == {forked: 1}
 
 
-@pytest.mark.parametrize("remembered", [1, 300_000])
-def test_another_history_of_a_former_origin_is_told_of_as_long_as_it_is_remembered(
-    hosts: tuple[Host, Host, Host], remembered: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was said under it may be forgotten with the rest; nobody knows then how far it went."""
-    monkeypatch.setattr(marks, "MARKS_MAX", remembered)
-    a, b, c = hosts
-    a.add("early")
-    pull(b.replica, a.replica)
-    former = a.replica.origin()
-    twin = a.with_its_image(a.folder.parent / "elsewhere")
-    a.add("new-1", "new-2")
-    pull(b.replica, a.replica)
-    a.rename("z")
-    a.add("later")
-    pull(b.replica, a.replica)
-    a.replica.compact()
-    twin.add("new-1", "new-2")
-    pull(c.replica, twin.replica)
-    twin.replica.close()
-    take_in(a, exported(c))
-    assert a.replica.forks() == ({former: 1} if remembered > 1 else {})
-
-
 def test_with_a_mark_go_earlier_ones_from_ever_further_back(
     hosts: tuple[Host, Host, Host],
 ) -> None:
@@ -413,12 +384,11 @@ def test_with_a_mark_go_earlier_ones_from_ever_further_back(
     a, *_ = hosts
     a.replica.fold()
     identity = Identity(a.path, "a", lambda: b"o" * 16)
-    origin = a.replica.origin()
     ages_s = [2**n for n in range(20, -1, -1)]
     with a.replica.writing() as connection:
         for seq, age_s in enumerate(ages_s):
             identity.note_sending(connection, seq, seq, _days_from_now(300) - age_s * 1000)
-    last = identity.marks.last(origin, len(ages_s) - 1)
+    last = identity.marks.last(len(ages_s) - 1)
     identity.close()
     assert last is not None
     said_s = [round((last.hlc - one) / hlc_of_ms(1000)) for one in last.earlier]

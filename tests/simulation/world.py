@@ -382,7 +382,9 @@ class World:
         self._enrol(machine)
 
     def _rename(self, step: steps.Rename) -> None:
-        self._machine(step.host).rename()
+        machine = self._machine(step.host)
+        if not machine.is_set_back:  # as above
+            machine.rename()
 
     def _forget(self, step: steps.Forget) -> None:
         machine, other = self._machine(step.host), self._machine(step.other)

@@ -12,7 +12,7 @@ from engine.hosts import copy_image, small_frames
 
 from syncd.config import Peer
 from syncd.errors import PeerMisbehaved
-from wire.sites import Site, served
+from wire.sites import Clock, Site, served
 
 LOST, NEW = {"lost-1", "lost-2"}, {f"new-{n}" for n in range(5)}
 
@@ -146,16 +146,19 @@ def test_what_was_said_before_tells_where_histories_parted(
 def test_a_fork_that_is_of_two_others_is_not_taken_for_ones_own(tmp_path: Path, who: str) -> None:
     """Hazard 1 on three machines: an image of an image, and the later fork is heard of first."""
 
+    clock = Clock()
+
     def machine(place: str, node: str, image_of: Site | None = None) -> Site:
         if image_of is None:
             (tmp_path / place).mkdir()
         else:
             image_of.close()
             copy_image(image_of.database, tmp_path / place)
-        return Site(tmp_path / place, node)
+        return Site(tmp_path / place, node, clock=clock)
 
-    def write(site: Site, heard_by: Site) -> None:
-        for number in range(4):
+    def write(site: Site, heard_by: Site, count: int = 4) -> None:
+        for number in range(count):
+            clock.move_s(60)
             site.add(f"{site.database.parent.name}-{len(site.notes())}-{number}")
             rounds(heard_by, site, push=False)
 
@@ -164,10 +167,9 @@ def test_a_fork_that_is_of_two_others_is_not_taken_for_ones_own(tmp_path: Path, 
         write(first, heard_by=one)
     second = machine("second", "a", image_of=first)
     write(second, heard_by=c)
-    write(first, heard_by=b)
+    write(first, heard_by=b, count=12)
     third = machine("third", "a", image_of=first)
-    for _ in range(2):
-        write(third, heard_by=d)
+    write(third, heard_by=d, count=6)
     write(first, heard_by=b)
     for asking, serving in ((b, d), (b, first), (d, third)):
         rounds(asking, serving, push=False)
@@ -182,7 +184,7 @@ def test_a_fork_that_is_of_two_others_is_not_taken_for_ones_own(tmp_path: Path, 
                     rounds(asking, serving, push=False)
     for site in everyone:
         site.close()
-        assert len(site.notes()) == 12 + 5 * 4
+        assert len(site.notes()) == 12 + 4 + 12 + 6 + 4
         assert site.replica.forks() == first.replica.forks()
 
 
