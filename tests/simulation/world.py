@@ -452,6 +452,8 @@ class World:
 
     def _forget_all(self, machines: Sequence[Machine], absent: Machine | None = None) -> None:
         """Let hosts forget all that they may. absent: one that they still count on."""
+        for machine in machines:
+            machine.replica.fold()  # it logs what an insert overwrites of a hidden row
         self._note_losses()
         for machine in machines:
             machine.replica.compact()
