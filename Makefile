@@ -6,7 +6,7 @@ SEEDS ?= 1000
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= bundle frame message request response file
 
-BENCHES := propagation topologies verify_load startup breath memory growth
+BENCHES := floor propagation topologies verify_load startup breath memory growth
 CURVES := topologies breath memory growth
 
 .PHONY: run test check bench bench-all plots soak fuzz clean
