@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from bench import workload
 from bench.workload import INSERT, ROWS, SINGLE_TRANSACTIONS, UPDATE, UPDATES, Row
-from syncd import Config, Replica, bundle
+from syncd import Replica, bundle
 from syncd.bundle import Frame, Header
 from syncd.vector import Vector
 
@@ -138,17 +138,7 @@ def _write_plain(
 def _replica(path: Path) -> tuple[sqlite3.Connection, Replica]:
     connection = workload.connect(path)
     connection.execute(workload.DDL)
-    config = Config.model_validate(
-        {
-            "node": path.stem,
-            "database": path,
-            "tables": {"licences": {}},
-            "sync": {"keys": [{"id": "bench", "secret": "x" * 32}]},
-        }
-    )
-    replica = Replica(config)
-    replica.enrol()
-    return connection, replica
+    return connection, workload.enrolled(path)
 
 
 Exported = tuple[Header, list[bytes]]

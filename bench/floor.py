@@ -15,7 +15,6 @@ from tabulate import tabulate
 
 from bench import workload
 from bench.workload import DDL, INSERT, ROWS, SINGLE_TRANSACTIONS
-from syncd import Config, Replica
 
 JOURNAL = "CREATE TABLE journal (seq INTEGER PRIMARY KEY, wall, mask, k0)"
 TRIGGERS = {
@@ -49,8 +48,7 @@ def one_run(folder: Path, seed: int) -> dict[str, float]:
     """Return what each trigger makes of the time of one-row inserts."""
     rows = workload.rows(ROWS + SINGLE_TRANSACTIONS, seed)
     writers = {
-        name: workload.connect(folder / f"{number}.db")
-        for number, name in enumerate(("plain", *TRIGGERS, "syncd"))
+        name: workload.connect(folder / f"{name}.db") for name in ("plain", *TRIGGERS, "syncd")
     }
     for name, writer in writers.items():
         writer.execute(DDL)
@@ -60,7 +58,7 @@ def one_run(folder: Path, seed: int) -> dict[str, float]:
             writer.execute(
                 f"CREATE TRIGGER appends AFTER INSERT ON licences BEGIN {TRIGGERS[name]}; END"
             )
-    _enrol(folder / f"{len(writers) - 1}.db")
+    workload.enrolled(folder / "syncd.db").close()
     for writer in writers.values():
         workload.empty_log(writer)
     seconds = dict.fromkeys(writers, 0.0)
@@ -70,20 +68,6 @@ def one_run(folder: Path, seed: int) -> dict[str, float]:
     for writer in writers.values():
         writer.close()
     return {name: seconds[name] / seconds["plain"] for name in writers if name != "plain"}
-
-
-def _enrol(database: Path) -> None:
-    config = Config.model_validate(
-        {
-            "node": "host-a",
-            "database": database,
-            "tables": {"licences": {}},
-            "sync": {"keys": [{"id": "k1", "secret": "x" * 40}]},
-        }
-    )
-    replica = Replica(config)
-    replica.enrol()
-    replica.close()
 
 
 if __name__ == "__main__":

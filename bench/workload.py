@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from syncd import Config, Replica
+
 ROWS = 100_000
 UPDATES = 50_000
 SINGLE_TRANSACTIONS = 3_000
@@ -58,6 +60,21 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     return connection
+
+
+def enrolled(path: Path) -> Replica:
+    """Return a database that has the licences as a replica of them."""
+    config = Config.model_validate(
+        {
+            "node": path.stem,
+            "database": path,
+            "tables": {"licences": {}},
+            "sync": {"keys": [{"id": "bench", "secret": "x" * 32}]},
+        }
+    )
+    replica = Replica(config)
+    replica.enrol()
+    return replica
 
 
 def bulk(connection: sqlite3.Connection, sql: str, values: list[Row]) -> float:
