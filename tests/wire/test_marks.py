@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,13 +38,28 @@ def rounds(asking: Site, serving: Site, *, push: bool) -> None:
             assert outcome.ok, outcome
 
 
+@contextlib.contextmanager
+def put_back(site: Site) -> Iterator[None]:
+    """Let a host write what is LOST, which it may tell, then be put back in place and write NEW."""
+    folder = site.database.parent
+    site.close()
+    backup = {file: file.read_bytes() for file in folder.iterdir()}
+    for name in sorted(LOST):
+        site.add(name)
+    yield
+    site.close()
+    for file in folder.iterdir():
+        file.write_bytes(backup.get(file, b""))
+    for name in sorted(NEW):
+        site.add(name)
+
+
 @pytest.mark.parametrize("push", [False, True], ids=["by pulls", "by pushes"])
 def test_a_restored_folder_that_grew_past_what_it_lost_skips_nothing(
     sites: tuple[Site, Site, Site], push: bool
 ) -> None:
     """Hazard 1, where no seq and no token tells: a peer says what it was told, and that does."""
     restored, other, _ = sites
-    folder = restored.database.parent
 
     def exchange() -> None:
         if push:
@@ -53,17 +69,9 @@ def test_a_restored_folder_that_grew_past_what_it_lost_skips_nothing(
 
     restored.add("early")
     exchange()
-    restored.close()
-    backup = {file: file.read_bytes() for file in folder.iterdir()}
-    for name in sorted(LOST):
-        restored.add(name)
-    exchange()
     before = restored.replica.origin()
-    restored.close()
-    for file in folder.iterdir():
-        file.write_bytes(backup.get(file, b""))
-    for name in sorted(NEW):
-        restored.add(name)
+    with put_back(restored):
+        exchange()
     exchange()
 
     assert restored.replica.origin() != before
@@ -79,20 +87,11 @@ def test_who_was_told_the_second_history_gets_the_first_as_well(
 ) -> None:
     """Hazard 1 at third hand: that host had counted other changes under the seqs of those lost."""
     restored, told_first, told_second = sites
-    folder = restored.database.parent
     restored.add("early")
     for other in (told_first, told_second):
         rounds(other, restored, push=False)
-    restored.close()
-    backup = {file: file.read_bytes() for file in folder.iterdir()}
-    for name in sorted(LOST):
-        restored.add(name)
-    rounds(told_first, restored, push=False)
-    restored.close()
-    for file in folder.iterdir():
-        file.write_bytes(backup.get(file, b""))
-    for name in sorted(NEW):
-        restored.add(name)
+    with put_back(restored):
+        rounds(told_first, restored, push=False)
     rounds(told_second, restored, push=False)
     told_first.add("of another")
     rounds(told_second, told_first, push=False)
@@ -120,21 +119,12 @@ def test_what_was_said_before_tells_where_histories_parted(
 ) -> None:
     """An idle pull has the last mark alone. Who has not said it asks back; what is shared stays."""
     restored, other, third = sites
-    folder = restored.database.parent
     asking, serving = (restored, other) if push else (other, restored)
     restored.add("early")
     rounds(asking, serving, push=push)
     before = restored.replica.origin()
-    restored.close()
-    backup = {file: file.read_bytes() for file in folder.iterdir()}
-    for name in sorted(LOST):
-        restored.add(name)
-    rounds(asking, serving, push=push)
-    restored.close()
-    for file in folder.iterdir():
-        file.write_bytes(backup.get(file, b""))
-    for name in sorted(NEW):
-        restored.add(name)
+    with put_back(restored):
+        rounds(asking, serving, push=push)
     rounds(third, restored, push=False)
     rounds(asking, serving, push=push)
 
@@ -145,7 +135,6 @@ def test_what_was_said_before_tells_where_histories_parted(
 @pytest.mark.parametrize("who", ["pulls from", "is pulled by"])
 def test_a_fork_that_is_of_two_others_is_not_taken_for_ones_own(tmp_path: Path, who: str) -> None:
     """Hazard 1 on three machines: an image of an image, and the later fork is heard of first."""
-
     clock = Clock()
 
     def machine(place: str, node: str, image_of: Site | None = None) -> Site:
