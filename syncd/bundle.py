@@ -45,6 +45,7 @@ Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Origin = Annotated[bytes, msgspec.Meta(min_length=ORIGIN_BYTES, max_length=ORIGIN_BYTES)]
 Value = int | float | str | bytes | None
 Seqs = dict[Origin, Seq]
+# They are kept and passed on: whoever has a key must not make what others send grow without end.
 Readings = Annotated[list[Int64], msgspec.Meta(max_length=64)]
 
 

@@ -324,7 +324,7 @@ def _push(
         header, frame = replica.changes_since(since, after, progress, wire.told(there))
         if (replica.origin(), replica.forks()) != asking:
             # What the peer has told shows that this file was set back: it was of another origin.
-            return sent + _push(replica, client, is_stopping, dry=dry)
+            return sent + _push(replica, client, is_stopping, dry=dry, starts=starts)
         if frame.snapshot is not None and frame.after == 0:
             log.warning("%s lacks deletions that are forgotten here: it is sent a snapshot", name)
         if frame.sections or not since.covers(frame.claim or {}):

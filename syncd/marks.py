@@ -84,11 +84,7 @@ class Marks:
             hlc = sidecar.value("SELECT max(hlc) FROM said WHERE seq = ?", (seq,))
             if hlc is None:
                 return None
-            return Mark(
-                seq,
-                hlc,
-                [one for (one,) in sidecar.rows(_EARLIER, {"hlc": hlc}) if one is not None],
-            )
+            return Mark(seq, hlc, [one for (one,) in sidecar.rows(_EARLIER, {"hlc": hlc})])
 
     def has_said(self, mark: Mark) -> bool:
         """Say whether this host may have said a mark."""
@@ -237,15 +233,15 @@ _EARLIER = f"""
     WITH RECURSIVE syncd_back(reach) AS (
         VALUES ({hlc_of_ms(1)})
         UNION ALL SELECT reach * {EARLIER_STEP} FROM syncd_back WHERE reach < {1 << 56}
+    ), syncd_earlier(hlc) AS (
+        SELECT max(hlc) FROM said WHERE hlc < :hlc
+        UNION
+        SELECT (SELECT min(hlc) FROM said WHERE hlc >= :hlc - reach AND hlc < :hlc) FROM syncd_back
     )
-    SELECT max(hlc) FROM said WHERE hlc < :hlc
-    UNION
-    SELECT (SELECT min(hlc) FROM said WHERE hlc >= :hlc - reach AND hlc < :hlc) FROM syncd_back
-    ORDER BY 1 DESC
+    SELECT hlc FROM syncd_earlier WHERE hlc IS NOT NULL ORDER BY hlc DESC
 """
 """The last mark before a reading, and the oldest in a millisecond before it, in 4, and so on.
 
-So one of them is no more than so many times as old as the last that two histories share. NULL is
-among them where there is none."""
+So one of them is no more than so many times as old as the last that two histories share."""
 _NONE = "x'90'"
 """No earlier marks, as `bundle.encode` has it."""

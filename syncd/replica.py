@@ -502,12 +502,12 @@ class Replica:
         about_us: what it has heard that this replica has said. It tells better where histories
         parted than a fork does, which may be that of two others.
         """
-        if not self.may_have_said(about_us):
-            self._guard(told=about_us)
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             if not forks.are_news(connection, told):
                 return
+        if about_us:
+            self._guard(told=about_us)
         with self._database.write() as connection:
             forks.learn(connection, told)
 
