@@ -25,6 +25,7 @@ from engine.model import Key, cell
 
 from simulation import images, shapes
 from simulation.knowledge import Knowledge
+from simulation.ledger import Loss
 from simulation.shapes import Shape, Shapes
 from simulation.steps import Crash
 from syncd import endpoint
@@ -349,14 +350,22 @@ class Machine:
         ((last,),) = self.rows("SELECT max(seq) FROM syncd_journal")
         return int(last - self.identity()[1])
 
-    def losses(self) -> set[tuple[int, bytes, int, str, str]]:
-        """Return the values that the conflict log has as overwritten: the loser's reading, origin
-        and seq, its table and column."""
+    def losses(self) -> set[Loss]:
+        """Return the values that the conflict log has as overwritten."""
         return set(
             self.rows(
                 "SELECT c.lost_hlc, o.id, c.lost_seq, c.tbl, c.col FROM syncd_conflict AS c"
                 " JOIN syncd_origin AS o ON o.ordinal = c.lost_origin"
                 " WHERE c.reason = 'overwritten'"
+            )
+        )
+
+    def held(self) -> set[Loss]:
+        """Return the values that are held."""
+        return set(
+            self.rows(
+                "SELECT h.hlc, o.id, h.seq, h.tbl, h.col FROM syncd_held AS h"
+                " JOIN syncd_origin AS o ON o.ordinal = h.origin WHERE h.col <> ''"
             )
         )
 

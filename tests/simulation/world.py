@@ -486,8 +486,11 @@ class World:
     # Parts
 
     def _note_end_of(self, machine: Machine) -> None:
-        """Remember what a host has before it loses its files."""
-        self._losses |= machine.losses()
+        """Remember what a host has before it loses its files.
+
+        What it holds may have lost already, which it logs when it knows the column.
+        """
+        self._losses |= machine.losses() | machine.held()
         self._gone |= machine.knowledge.merged
 
     def _note_losses(self) -> None:
