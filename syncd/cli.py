@@ -310,7 +310,8 @@ def conflicts(context: click.Context, table: str | None, since: str | None, as_j
 def restore(this: _Session, id_: int, as_json: bool) -> None:
     """Write what lost in conflict ID back, as a new write of this host.
 
-    A row that is displaced takes the place of the row that displaces it, unless it rests on that.
+    A row that is displaced takes the place of the row that displaces it, unless it rests on that. A
+    row that a deletion took away here comes back as it was then.
     """
     data = report.conflict_data(this.replica.restore(id_))
     text = f"{data['table']} ({data['key']}): {data['column']} is {data['lost_value']!r} again"

@@ -7,16 +7,21 @@ values are no loss. A value loses to the death of its row, be it older than the 
 newer birth makes the row live again, written after it. A row that is displaced has lost a value
 that must be unique (`waiting`); that stays open for as long as it is. Nothing here decides who
 wins.
+
+A host that takes a row away for a death keeps it whole with what was lost, since a single value
+could not be written back to a row that is gone.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from syncd import changelog, restamp
 from syncd.clock import hlc_of_ms, ms_of_hlc
-from syncd.database import Connection, quoted
+from syncd.database import Connection, literal, literals_of, quoted
 from syncd.errors import NotRestorable
 from syncd.held import DISPLACED
 from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
@@ -33,6 +38,7 @@ class Conflict:
     reason: `OVERWRITTEN`, or `held.DISPLACED`. column: of a row that is displaced, all columns that
     must be unique together; of several, the values are SQL literals. won_key: of the row that has
     the value. won_value: what it lost to, or None with won_by_death, if the row was deleted.
+    lost_row: where that took a row away, its values by column, as SQL literals.
     """
 
     id: int
@@ -50,6 +56,7 @@ class Conflict:
     won_node: str
     won_ms: int
     won_by_death: bool
+    lost_row: Mapping[str, str] | None
 
 
 def listed(connection: Connection, table: str | None, since_ms: int) -> list[Conflict]:
@@ -59,7 +66,8 @@ def listed(connection: Connection, table: str | None, since_ms: int) -> list[Con
     """
     rows = connection.user_rows(
         "SELECT c.id, c.at_ms, c.ended_ms, c.reason, c.tbl, c.key, c.col,"
-        " c.lost_value, l.node, c.lost_hlc, c.won_key, c.won_value, w.node, c.won_hlc, c.won_dead"
+        " c.lost_value, l.node, c.lost_hlc, c.won_key, c.won_value, w.node, c.won_hlc, c.won_dead,"
+        " c.lost_row"
         " FROM syncd_conflict AS c"
         " JOIN syncd_origin AS l ON l.ordinal = c.lost_origin"
         " JOIN syncd_origin AS w ON w.ordinal = c.won_origin"
@@ -68,9 +76,10 @@ def listed(connection: Connection, table: str | None, since_ms: int) -> list[Con
         (since_ms, table),
     )
     return [
-        Conflict(*[*loss, ms_of_hlc(lost_hlc), *winner, ms_of_hlc(won_hlc), bool(won_dead)])
-        for *values, won_hlc, won_dead in rows
+        Conflict(*[*loss, ms_of_hlc(lost_hlc), *winner, ms_of_hlc(won_hlc), bool(won_dead), row])
+        for *values, won_hlc, won_dead, lost_row in rows
         for loss, lost_hlc, winner in [(values[:9], values[9], values[10:])]
+        for row in [json.loads(lost_row) if lost_row else None]
     ]
 
 
@@ -103,13 +112,17 @@ def _write_anew(connection: Connection, table: Table, lost: Conflict, now_ms: in
 
 def require_shown(connection: Connection, lost: Conflict) -> None:
     """Raise `NotRestorable` unless the row shows that a displaced one was written anew as."""
-    table = load_tables(connection)[lost.table]
-    if connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.sql} WHERE {_row(table, lost)})"):
-        return
-    raise NotRestorable(
-        f"the row ({lost.key}) of {lost.table} could not show if it were written anew",
-        hint="It rests on a row that has a value of it, or its parent does not show, or a CHECK"
-        " refuses it.",
+    if not _is_shown(connection, load_tables(connection)[lost.table], lost):
+        raise NotRestorable(
+            f"the row ({lost.key}) of {lost.table} could not show if it were written anew",
+            hint="It rests on a row that has a value of it, or its parent does not show, or a CHECK"
+            " refuses it.",
+        )
+
+
+def _is_shown(connection: Connection, table: Table, lost: Conflict) -> bool:
+    return bool(
+        connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.sql} WHERE {_row(table, lost)})")
     )
 
 
@@ -123,34 +136,75 @@ def _row(table: Table, lost: Conflict) -> str:
 def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
     if lost.column not in {column.name for column in table.columns}:
         raise NotRestorable(f"{lost.table}.{lost.column} is not there any more")
+    if not _is_shown(connection, table, lost):
+        _bring_back(connection, table, lost)
     (column,) = (column for column in table.columns if column.name == lost.column)
-    value = column.local("(SELECT lost_value FROM syncd_conflict WHERE id = ?1)")
-    if column.parent is not None and lost.lost_value is not None:
-        parent = load_tables(connection).get(column.parent.name)
-        is_there = parent is not None and connection.value(
-            f"SELECT {value} IN (SELECT {quoted(str(parent.rowid))} FROM {parent.sql})", (lost.id,)
-        )
-        if not is_there:
-            raise NotRestorable(
-                f"{column.parent.name} has no row {lost.lost_value!r} here any more",
-                hint="It was deleted; insert it again, then restore the value.",
-            )
-    update = f"UPDATE {table.sql} SET {quoted(lost.column)} = {value} WHERE {_row(table, lost)}"
-    written: list[int] = []
-    if not connection.attempt(lambda: written.append(connection.run(update, (lost.id,)))):
+    lost_value = f"(SELECT lost_value FROM syncd_conflict WHERE id = {lost.id})"
+    _require_parent(connection, column, lost_value)
+    update = f"UPDATE {table.sql} SET {quoted(lost.column)} = {column.local(lost_value)}"
+    if not connection.attempt(lambda: connection.run(f"{update} WHERE {_row(table, lost)}")):
         raise NotRestorable(
             f"{lost.table}.{lost.column} of the row ({lost.key}) cannot be {lost.lost_value!r} now",
             hint="Another row has that value, or a CHECK or a trigger of the table refuses it.",
         )
-    if written == [0]:
+
+
+def _bring_back(connection: Connection, table: Table, lost: Conflict) -> None:
+    """Insert the row that a value was lost with."""
+    problem = f"{lost.table} does not show the row ({lost.key})"
+    if table.is_generated:
+        hint = "A row like it would be another one: insert what is missing by hand."
+        raise NotRestorable(problem, hint=f"It is held, or was deleted. {hint}")
+    if connection.value(
+        f"SELECT EXISTS (SELECT 1 FROM {table.shadow} AS h"
+        f" WHERE h.alive = 1 AND ({table.cells('h')}) IN (VALUES ({lost.key})))"
+    ):
+        raise NotRestorable(problem, hint="It is held: `syncd held` says why.")
+    row = _taken_away(connection, lost)
+    if row is None:
         raise NotRestorable(
-            f"{lost.table} does not show the row ({lost.key})",
-            hint="It is held, or was deleted. "
-            + (
-                "A row like it would be another one: insert what is missing by hand."
-                if table.is_generated
-                else "If it was deleted, insert it again, then restore the value."
-            ),
+            problem,
+            hint="It was deleted. A host that showed it then has it in its conflict log; or insert"
+            " it again, then restore the value.",
+        )
+    columns = [one for one in (*table.columns, *table.excluded) if one.name in row]
+    for column in columns:
+        _require_parent(connection, column, row[column.name])
+    names = ", ".join([*table.identity, *(quoted(column.name) for column in columns)])
+    values = ", ".join([lost.key, *(column.local(row[column.name]) for column in columns)])
+    insert = f"INSERT INTO {table.sql} ({names}) VALUES ({values})"
+    if not connection.attempt(lambda: connection.run(insert)):
+        raise NotRestorable(
+            f"the row ({lost.key}) of {lost.table} cannot be inserted again",
+            hint="Another row has a value of it, or a constraint or a trigger of the table refuses"
+            " it.",
+        )
+
+
+def _taken_away(connection: Connection, lost: Conflict) -> Mapping[str, str] | None:
+    """Return the row that the same death took away here, if it did."""
+    found = connection.value(
+        "SELECT o.lost_row FROM syncd_conflict AS c JOIN syncd_conflict AS o"
+        " ON (o.tbl, o.key, o.won_hlc, o.won_origin) = (c.tbl, c.key, c.won_hlc, c.won_origin)"
+        " WHERE c.id = ? AND c.won_dead AND o.lost_row IS NOT NULL",
+        (lost.id,),
+    )
+    row: Mapping[str, str] | None = json.loads(found) if found else None
+    return row
+
+
+def _require_parent(connection: Connection, column: Column, value: str) -> None:
+    """Raise `NotRestorable` if a value refers to a row by number that is not there. value: SQL."""
+    if column.parent is None or connection.value(f"SELECT {value} IS NULL"):
+        return
+    parent = load_tables(connection).get(column.parent.name)
+    if parent is None or not connection.value(
+        f"SELECT {column.local(value)} IN (SELECT {quoted(str(parent.rowid))} FROM {parent.sql})"
+    ):
+        (name,) = connection.user_rows(f"SELECT {value}")[0]
+        raise NotRestorable(
+            f"{column.parent.name} has no row {name!r} here any more",
+            hint="It was deleted; insert it again, then restore the value.",
         )
 
 
@@ -179,6 +233,9 @@ def log(
         count += _log_column(
             connection, table, column, arriving=arriving, concurrent=concurrent, now_ms=now_ms
         )
+    if count:
+        takes_away = f"e.staged_mask & {DEAD_BIT} AND ({_shown(table)} OR h.alive)"
+        keep_rows(connection, table, "temp.syncd_contest", takes_away)
     return count
 
 
@@ -253,6 +310,32 @@ def log_left(connection: Connection, table: Table, where: str, deaths: Forgotten
     return count
 
 
+def keep_rows(connection: Connection, table: Table, entries: str, where: str) -> None:
+    """Add to what was logged the rows that a death takes away, but for their local ids.
+
+    entries: those `e` that have lost. where: a condition on `e`, and on its row `t` of the user's
+    table and `h` of the shadow, at least one of which is there and whole.
+    """
+    if table.is_generated:
+        return
+    row = " || ', ' || ".join(
+        f"{literal(json.dumps(column.name) + ': ')}"
+        f" || json_quote({literals_of([f'({_present(table, column)})'])})"
+        for column in (*table.columns, *table.excluded)
+    )
+    connection.run(
+        f"""
+        UPDATE syncd_conflict AS c SET lost_row = '{{' || {row} || '}}'
+        FROM {entries} AS e
+        LEFT JOIN {table.sql} AS t ON {table.on_user("t", "e")}
+        LEFT JOIN {table.shadow} AS h ON {table.on("h", "e")}
+        WHERE (c.lost_origin, c.lost_seq, c.lost_hlc) = (e.origin, e.seq, e.hlc)
+            AND c.tbl = ? AND c.won_dead AND c.lost_row IS NULL AND {where}
+        """,
+        (table.name,),
+    )
+
+
 def log_held(connection: Connection, table: Table, lost: str, *, now_ms: int) -> None:
     """Log held values that are lost to deaths.
 
@@ -283,7 +366,7 @@ def _log_column(
     bit = column.bit
     key = table.literals("x.")
     differs = _differs(column)
-    present = f"CASE WHEN {_shown(table)} THEN {column.travelling('t')} ELSE h.{column.cell} END"
+    present = _present(table, column)
     is_met_by_death = f"x.mask & {DEAD_BIT} AND x.staged_mask & {bit}"
     meets_death = f"x.staged_mask & {DEAD_BIT} AND x.mask & {bit}"
     arriving_lost = (
@@ -319,6 +402,10 @@ def _log_column(
 def _differs(column: Column) -> str:
     # Without affinity 1 and 1.0 compare equal and are not.
     return "{0} IS NOT {1}" + (" OR typeof({0}) <> typeof({1})" * (column.affinity == "BLOB"))
+
+
+def _present(table: Table, column: Column) -> str:
+    return f"CASE WHEN {_shown(table)} THEN {column.travelling('t')} ELSE h.{column.cell} END"
 
 
 def _shown(table: Table) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from syncd.database import Connection, literals_of, quoted
 from syncd.errors import DatabaseError, NotEnrolled, SchemaChanged
 
-FORMAT = 5
+FORMAT = 6
 
 GENERATED = "generated"
 """What `key` says for a table whose identities syncd mints."""
@@ -101,7 +101,8 @@ CREATE TABLE syncd_conflict (
     won_value,
     won_hlc INTEGER NOT NULL,
     won_origin INTEGER NOT NULL,
-    won_dead INTEGER NOT NULL
+    won_dead INTEGER NOT NULL,
+    lost_row TEXT                      -- JSON: of a row that a death took away, SQL literals
 );
 CREATE UNIQUE INDEX syncd_conflict_lost
     ON syncd_conflict (lost_origin, lost_seq, lost_hlc, tbl, col, reason);

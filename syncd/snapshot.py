@@ -208,6 +208,7 @@ def _take_slice(
             f" AND NOT {shadow.owned(table, 'h')} & {table.columns_mask}"
         )
         left = f"({table.cells('e')}) IN ({keys} WHERE alive) AND NOT ({gone})"
-        conflicts.log_left(connection, table, left, deaths)
+        if conflicts.log_left(connection, table, left, deaths):
+            conflicts.keep_rows(connection, table, table.changes, left)
         rows: int = connection.value("SELECT coalesce(sum(alive), 0) FROM temp.syncd_gone")
         return rows

@@ -40,6 +40,10 @@ DROP INDEX syncd_conflict_lost;
 CREATE UNIQUE INDEX syncd_conflict_lost
     ON syncd_conflict (lost_origin, lost_seq, lost_hlc, tbl, col, reason);
 """,
+    # The conflict log keeps a row that a death took away.
+    5: """
+ALTER TABLE syncd_conflict ADD COLUMN lost_row TEXT;
+""",
 }
 
 

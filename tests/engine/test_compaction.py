@@ -575,6 +575,8 @@ class TestSnapshots:
         assert (conflict.key, conflict.column, conflict.lost_value) == ("'gone'", "note", "lost")
         assert (conflict.won_node, conflict.won_by_death) == ("a", True)
         assert a.conflicts() == []
+        x.replica.restore(conflict.id)
+        assert x.devices()["gone"] == ("new", "lost")
 
     def test_what_arrives_for_a_row_whose_death_is_forgotten_is_logged(
         self, make_hosts: MakeHosts

@@ -141,14 +141,16 @@ def test_a_value_of_a_row_that_lives_again_is_not_lost(trio: list[Host], one_fra
 def test_a_value_that_lost_to_a_death_comes_back_to_a_row_that_is_inserted_again(
     trio: list[Host],
 ) -> None:
-    """To a row that is not there nothing can be restored; once it is, all that was lost can."""
+    """Where it was deleted only the value came: there it can be restored once the row is there."""
     a, b, _ = trio
     a.write("DELETE FROM devices")
     b.write("UPDATE devices SET note = 'lost'")
     pull(a, b)
     (conflict,) = a.replica.conflicts()
-    with pytest.raises(NotRestorable, match="does not show the row"):
+    assert conflict.lost_row is None
+    with pytest.raises(NotRestorable, match="does not show the row") as refusal:
         a.replica.restore(conflict.id)
+    assert "A host that showed it then" in str(refusal.value.hint)
     a.clock.ms += 5_000
     a.write("INSERT INTO devices (device_id, note) VALUES ('d', 'anew')")
     a.replica.restore(conflict.id)

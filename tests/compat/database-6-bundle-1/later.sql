@@ -1,0 +1,2 @@
+ALTER TABLE owner ADD COLUMN colour;
+CREATE TABLE tag (name TEXT PRIMARY KEY, value);

@@ -1,0 +1,20 @@
+CREATE TABLE owner (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    label TEXT UNIQUE
+);
+CREATE TABLE licence (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    serial TEXT NOT NULL UNIQUE,
+    owner INTEGER REFERENCES owner(id),
+    size INTEGER CHECK (size < 100),
+    cache TEXT
+);
+CREATE TABLE seat (host TEXT, number INTEGER, value, text TEXT, PRIMARY KEY (host, number));
+CREATE TABLE log (id INTEGER PRIMARY KEY AUTOINCREMENT, line TEXT NOT NULL);
+CREATE TABLE place (
+    id INTEGER PRIMARY KEY, town TEXT NOT NULL, number INTEGER NOT NULL, UNIQUE (town, number)
+);
+CREATE TABLE remark (
+    name TEXT PRIMARY KEY, line INTEGER REFERENCES log(id), place INTEGER REFERENCES place(id)
+);

@@ -1,0 +1,217 @@
+"""Rows that a death took away with values it did not know of: kept whole, and restored as such."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.conftest import MakeHosts
+from engine.hosts import Host, Key, pull, settle
+from syncd.clock import system_wall_ms
+from syncd.conflicts import Conflict
+from syncd.errors import NotRestorable
+
+DDL = """
+CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE licences (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, device NOT NULL, slot INTEGER NOT NULL,
+    owner INTEGER REFERENCES owners (id), value, serial TEXT UNIQUE, cache, ends,
+    UNIQUE (device, slot)
+);
+"""
+TABLES: dict[str, Key] = {
+    "owners": ["name"],
+    "licences": {"key": ["device", "slot"], "columns": {"exclude": ["cache"]}},
+}
+TRAVELS = """
+SELECT l.device, l.slot, o.name, l.serial, l.ends
+    FROM licences AS l LEFT JOIN owners AS o ON o.id = l.owner
+"""
+LICENCE = ("d\0 'x'", 7, "ana", "s", "2026")
+RENEWED = ("d\0 'x'", 7, "ana", "s", "2027")
+
+
+@pytest.fixture
+def pair(make_hosts: MakeHosts) -> list[Host]:
+    """Make two hosts that share a licence, with other numbers on each; b's clock is ahead."""
+    a, b = hosts_of_today(make_hosts, "a", "b")
+    b.write("INSERT INTO owners VALUES (5, 'eve')")
+    a.write("INSERT INTO owners (name) VALUES ('ana')")
+    a.write(
+        "INSERT INTO licences (device, slot, owner, serial, cache, ends)"
+        " SELECT ?, ?, id, 's', 'of a', '2026' FROM owners",
+        *LICENCE[:2],
+    )
+    settle(a, b)
+    assert a.rows(TRAVELS) == b.rows(TRAVELS) == [LICENCE]
+    b.clock.ms += 1_000
+    return [a, b]
+
+
+def hosts_of_today(make_hosts: MakeHosts, *nodes: str) -> list[Host]:
+    """Make hosts whose clocks agree with that of the triggers when the engine writes."""
+    hosts = make_hosts(*nodes, ddl=DDL, tables=TABLES)
+    now_ms = system_wall_ms()
+    for host in hosts:
+        host.clock.ms = now_ms
+    return hosts
+
+
+def taken_away(a: Host, b: Host, renewal: str = "UPDATE licences SET ends = '2027'") -> Conflict:
+    """Let b delete the licence while a, not knowing, writes to it; return what was lost on a."""
+    a.write(renewal)
+    b.write("DELETE FROM licences")
+    pull(a, b)
+    assert a.rows(TRAVELS) == []
+    (lost,) = a.replica.conflicts()
+    a.clock.ms = b.clock.ms + 1_000
+    return lost
+
+
+def test_the_row_comes_back_whole_and_everywhere(pair: list[Host]) -> None:
+    """With what nobody else had written meanwhile, and with what never leaves this host."""
+    a, b = pair
+    lost = taken_away(a, b)
+    assert (lost.column, lost.lost_value, lost.won_by_death) == ("ends", "2027", True)
+    assert lost.lost_row == {
+        **{"owner": "'ana'", "value": "NULL", "serial": "'s'", "ends": "'2027'"},
+        "cache": "'of a'",
+    }
+    a.replica.restore(lost.id)
+    assert a.rows("SELECT cache FROM licences") == [("of a",)]
+    settle(a, b)
+    assert a.rows(TRAVELS) == b.rows(TRAVELS) == [RENEWED]
+
+
+def test_it_is_restored_once(pair: list[Host]) -> None:
+    """A second time there is a row to write the value to, and nothing else of it is touched."""
+    a, b = pair
+    lost = taken_away(a, b)
+    a.replica.restore(lost.id)
+    a.write("UPDATE licences SET serial = 'other', ends = 'wrong'")
+    a.replica.restore(lost.id)
+    assert a.rows("SELECT serial, ends FROM licences") == [("other", "2027")]
+
+
+def test_a_value_that_lost_later_to_the_same_death_comes_back_with_the_row(
+    make_hosts: MakeHosts,
+) -> None:
+    """It comes when the row is gone already, and the row as it went does not have it."""
+    a, b, c = hosts_of_today(make_hosts, "a", "b", "c")
+    a.write("INSERT INTO licences (device, slot, serial, ends) VALUES ('d', 1, 's', '2026')")
+    settle(a, b, c)
+    b.clock.ms += 1_000
+    c.write("UPDATE licences SET serial = 'later'")
+    taken_away(a, b)
+    pull(a, c)
+    later = next(one for one in a.replica.conflicts() if one.column == "serial")
+    assert later.lost_row is None
+    a.replica.restore(later.id)
+    settle(a, b, c)
+    for host in (a, b, c):
+        assert host.rows("SELECT serial, ends FROM licences") == [("later", "2027")]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2.0", "9007199254740993", "9e999", "x'00ff'", "CAST(x'61ff' AS TEXT)", "char(97, 0, 98)"],
+)
+def test_values_of_all_kinds_come_back_as_they_were(pair: list[Host], value: str) -> None:
+    """Also what a literal is not simply written as."""
+    a, b = pair
+    lost = taken_away(a, b, f"UPDATE licences SET value = {value}")
+    a.replica.restore(lost.id)
+    settle(a, b)
+    for host in (a, b):
+        told = host.rows(f"SELECT value IS {value}, typeof(value) = typeof({value}) FROM licences")
+        assert told == [(1, 1)]
+
+
+def test_a_row_that_was_hidden_is_kept_as_well(pair: list[Host]) -> None:
+    """A newer one has its serial when it dies; once that is gone, it comes back as it was."""
+    a, b = pair
+    a.write("UPDATE licences SET ends = '2027'")
+    a.write("UPDATE licences SET serial = 't'")
+    b.write("INSERT INTO licences (device, slot, serial) VALUES ('thief', 1, 't')")
+    pull(a, b)
+    assert a.held() == 1
+    b.write("DELETE FROM licences")
+    settle(a, b)
+    assert a.held() == 0
+    a.clock.ms = b.clock.ms + 1_000
+    lost = next(one for one in a.replica.conflicts() if one.column == "ends")
+    a.replica.restore(lost.id)
+    settle(a, b)
+    assert a.rows(TRAVELS) == b.rows(TRAVELS) == [(*RENEWED[:3], "t", "2027")]
+
+
+def test_columns_that_came_or_went_since_are_as_the_table_has_them(pair: list[Host]) -> None:
+    """A new one gets its DEFAULT; what is gone is left out."""
+    a, b = pair
+    lost = taken_away(a, b)
+    for host in (a, b):
+        host.write("ALTER TABLE licences ADD COLUMN colour DEFAULT 'red'")
+        host.write("ALTER TABLE licences RENAME COLUMN cache TO store")
+        host.replica_of({**TABLES, "licences": ["device", "slot"]}).enrol()
+    a.replica.restore(lost.id)
+    assert a.rows(TRAVELS) == [RENEWED]
+    assert a.rows("SELECT store, colour FROM licences") == [(None, "red")]
+
+
+REFUSED = {
+    "its parent": ("DELETE FROM owners WHERE name = 'ana'", "owners has no row 'ana' here"),
+    "its value": (
+        "INSERT INTO licences (device, slot, serial) VALUES ('thief', 1, 's')",
+        "cannot be inserted again",
+    ),
+}
+
+
+@pytest.mark.parametrize(("write", "why"), REFUSED.values(), ids=REFUSED)
+def test_a_row_that_cannot_be_there_now_is_refused(pair: list[Host], write: str, why: str) -> None:
+    """Nothing is written, and what is in the way is named."""
+    a, b = pair
+    lost = taken_away(a, b)
+    a.write(write)
+    a.replica.fold()
+    before = a.rows("SELECT device, serial FROM licences")
+    with pytest.raises(NotRestorable, match=why):
+        a.replica.restore(lost.id)
+    assert a.rows("SELECT device, serial FROM licences") == before
+
+
+def test_a_row_that_is_held_is_not_inserted_beside_itself(pair: list[Host]) -> None:
+    """It is born again elsewhere, and does not show here for want of a UNIQUE value."""
+    a, b = pair
+    lost = taken_away(a, b)
+    b.clock.ms = a.clock.ms
+    b.write("INSERT INTO licences (device, slot, serial) VALUES (?, ?, 'taken')", *LICENCE[:2])
+    a.clock.ms += 10
+    a.write("INSERT INTO licences (device, slot, serial) VALUES ('newer', 1, 'taken')")
+    pull(a, b)
+    assert a.held() == 1
+    with pytest.raises(NotRestorable, match="does not show the row") as refusal:
+        a.replica.restore(lost.id)
+    assert "It is held" in str(refusal.value.hint)
+
+
+def test_what_was_written_to_a_dead_row_is_no_row(make_hosts: MakeHosts) -> None:
+    """A deletes d, B writes to it later, C deletes it later still: A never had the rest again.
+
+    C deletes e as well, which A has whole.
+    """
+    a, b, c = hosts_of_today(make_hosts, "a", "b", "c")
+    for device in "de":
+        a.write("INSERT INTO licences (device, slot, ends) VALUES (?, 1, '2026')", device)
+    settle(a, b, c)
+    a.write("DELETE FROM licences WHERE device = 'd'")
+    a.write("UPDATE licences SET ends = 'of a'")
+    b.clock.ms += 1_000
+    b.write("UPDATE licences SET ends = 'of b' WHERE device = 'd'")
+    c.clock.ms += 2_000
+    c.write("DELETE FROM licences")
+    pull(a, b)
+    pull(a, c)
+    of_e, of_d = a.replica.conflicts()
+    assert (of_d.lost_value, of_d.lost_row) == ("of b", None)
+    assert of_e.lost_row is not None
+    assert of_e.lost_row["ends"] == "'of a'"
