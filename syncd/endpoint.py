@@ -110,7 +110,7 @@ class _Server:
             self._replica.peers.hear(asked.origin, asked.node, vector)
         if asked.server == self._replica.origin():
             told = wire.told(asked)
-            if asked.brief and not self._replica.may_have_said(told):
+            if asked.brief and not all(map(self._replica.marks.has_said, told)):
                 now_ms = self._replica.wall_ms()
                 return _bundled(*wire.asked_back(asked, self._replica.config.node, now_ms))
             # Who does not know whom it asks has not told what it has heard of this host.
@@ -149,7 +149,7 @@ class _Server:
             older += counts.older
             conflicting += counts.conflicting
             held += counts.held
-        self._replica.hear_mark(reader.header)
+        self._replica.marks.hear(reader.header.origin, reader.header.mark)
         return bundle.encode(wire.PushAnswer(applied, older, conflicting, held))
 
     def nudge(self, body: bytes) -> bytes:
@@ -183,8 +183,8 @@ class _Server:
                 cursor=self._replica.peers.cursor(asked.origin),
                 now_ms=self._replica.wall_ms(),
                 snapshot=self._replica.peers.progress(asked.origin),
-                mark=self._replica.mark_of(asked.origin),
-                rumours=self._replica.tell_rumours(asked.origin),
+                mark=self._replica.marks.last_of(asked.origin),
+                rumours=self._replica.marks.tell(asked.origin),
             )
         )
 

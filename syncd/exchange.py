@@ -234,7 +234,7 @@ def _pull(
             _check_stop(is_stopping)
             continue
         counts += more
-        replica.hear_mark(header, request.rumours)
+        replica.marks.hear(header.origin, header.mark, request.rumours)
         if frame.claim is not None:
             return header, offset_ms, counts
         before, reached = reached, (header.origin, frame.snapshot, frame.position)
@@ -271,8 +271,8 @@ def _request(
     replica: Replica, server: bytes | None, wait_ms: int, *, brief: bool
 ) -> wire.PullRequest:
     """Return what is to be asked of a peer. server: its origin, as far as it is known."""
-    mark = replica.mark_of(server) if server else None
-    rumours = replica.rumours_of(server) if server else []
+    mark = replica.marks.last_of(server) if server else None
+    rumours = replica.marks.rumours_of(server) if server else []
     return wire.PullRequest(
         replica.config.node,
         dict(replica.vector()),

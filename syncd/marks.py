@@ -111,7 +111,7 @@ class Marks:
         """
         if mark is None:
             return
-        before = self.heard().get(sender)
+        before = self.last_of(sender)
         if before is not None and _tells(before, mark) and not self.rumours_of(sender):
             return
         with self._sidecar.write() as sidecar:
@@ -180,6 +180,10 @@ class Marks:
         with self._sidecar.read() as sidecar:
             found = sidecar.rows("SELECT origin, seq, hlc, earlier FROM heard")
         return {origin: _mark(*parts) for origin, *parts in found}
+
+    def last_of(self, sender: bytes) -> Mark | None:
+        """Return the last that a sender has said of itself, to tell it so."""
+        return self.heard().get(sender)
 
     def known(self, origins: Collection[bytes]) -> dict[bytes, list[Mark]]:
         """Return all that origins have said, or may have."""

@@ -49,6 +49,7 @@ from syncd.errors import BundleError, BundleGap, DatabaseError
 from syncd.forks import Fork
 from syncd.held import Ahead, Held
 from syncd.identity import Identity
+from syncd.marks import Marks
 from syncd.merge import Counts
 from syncd.peerbook import PeerBook
 from syncd.peers import PeerState
@@ -117,6 +118,11 @@ class Replica:
     def peers(self) -> PeerBook:
         """What this replica remembers of other hosts."""
         return PeerBook(self._database, self.config, self.wall_ms)
+
+    @property
+    def marks(self) -> Marks:
+        """What this host, and those it knows, have said of themselves."""
+        return self._identity.marks
 
     def enrol(self) -> list[Enrolled]:
         """Bring the configured tables under syncd; raise `SchemaError` and change nothing else."""
@@ -250,7 +256,7 @@ class Replica:
         retention_ms = self.config.sync.retention
         deaths = conflicts = 0
         self.fold()
-        self._identity.marks.forget_old()
+        self.marks.forget_old()
         with self._database.read() as connection:
             slices = compaction.slices(connection, self.wall_ms(), retention_ms)
         for part in slices:
@@ -297,7 +303,7 @@ class Replica:
         mark = self._note_sending(mine[header.origin], top)
         says_nothing = not frame.sections and since.covers(frame.claim or {})
         others = mine.keys() - {header.origin}
-        marks = {} if says_nothing else self._identity.marks.to_pass_on(others)
+        marks = {} if says_nothing else self.marks.to_pass_on(others)
         header = msgspec.structs.replace(header, marks=marks)
         return header.saying(mark), frame
 
@@ -461,34 +467,11 @@ class Replica:
         with contextlib.suppress(DatabaseError), self._database.write() as connection:
             connection.run("REINDEX")
 
-    def mark_of(self, sender: bytes) -> Mark | None:
-        """Return the last that a sender has said of itself, to tell it so."""
-        return self._identity.marks.heard().get(sender)
-
-    def rumours_of(self, sender: bytes) -> list[Mark]:
-        """Return what else is known of what a sender has said, to tell it so when it is asked."""
-        return self._identity.marks.rumours_of(sender)
-
-    def tell_rumours(self, asker: bytes) -> list[Mark]:
-        """Return the same of one who asks, before it pushes."""
-        return self._identity.marks.tell(asker)
-
-    def may_have_said(self, told: Sequence[Mark]) -> bool:
-        """Say whether this replica may have said all that it is told to have said."""
-        return all(map(self._identity.marks.has_said, told))
-
     def has_heard_of(self, origin: bytes) -> bool:
         """Say whether there is anything that an origin can be told of itself."""
         with self._database.read() as connection:
             has_changes = origin in changelog.vector(connection)
-        return has_changes or bool(self._identity.marks.known({origin}))
-
-    def hear_mark(self, header: Header, told: Sequence[Mark] | None = None) -> None:
-        """Remember what a sender says of itself, once it has been told what was known of it.
-
-        told: the rumours among that; None if it has asked for them.
-        """
-        self._identity.marks.hear(header.origin, header.mark, told)
+        return has_changes or bool(self.marks.known({origin}))
 
     def forks(self) -> dict[bytes, int]:
         """Return the origins that have two histories, each with the last seq that these share."""
@@ -551,7 +534,7 @@ class Replica:
             schema.require_enrolled(connection)
             about_us = marks.pop(changelog.origin(connection), [])
         self._guard(Vector(header.vector), about_us)
-        self._identity.marks.hear_rumours(marks)
+        self.marks.hear_rumours(marks)
 
     def _begin(self) -> None:
         with self._database.write() as connection:
@@ -562,15 +545,14 @@ class Replica:
 
         None if another process has taken a new origin meanwhile.
         """
-        marks = self._identity.marks
-        mark = None if self._identity.must_note(seq, position) else marks.last(seq)
+        mark = None if self._identity.must_note(seq, position) else self.marks.last(seq)
         if mark is None:
             # What a peer has seen of us must not be undone by a power loss: the numbers would be
             # given out again.
             with self._database.write(durable=True) as connection:
                 self._identity.note_sending(connection, seq, position, self.wall_ms())
             self._identity.settle()
-            mark = marks.last(seq)
+            mark = self.marks.last(seq)
         return mark
 
     def _release(self, connection: Connection) -> None:

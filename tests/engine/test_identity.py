@@ -78,14 +78,14 @@ def pull_on(receiver: Replica, sender: Replica) -> None:
     """Pull everything the sender has, as far as the receiver knows what it has itself."""
     while True:
         server = sender.origin()
-        rumours = receiver.rumours_of(server)
-        told = [mark for mark in (receiver.mark_of(server), *rumours) if mark]
+        rumours = receiver.marks.rumours_of(server)
+        told = [mark for mark in (receiver.marks.last_of(server), *rumours) if mark]
         sender.learn(receiver.forks())
         header, frame = sender.changes_since(
             receiver.vector(), receiver.peers.cursor(server), told=told
         )
         receiver.merge(header, frame)
-        receiver.hear_mark(header, rumours)
+        receiver.marks.hear(header.origin, header.mark, rumours)
         if frame.claim is not None:
             return
 

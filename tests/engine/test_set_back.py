@@ -279,7 +279,7 @@ def test_of_two_processes_that_see_it_one_begins_anew(hosts: tuple[Host, Host, H
     a.add("early")
     pull(b.replica, a.replica)
     identity = Identity(a.path, "a", lambda: b"o" * 16)
-    mark = b.replica.mark_of(a.replica.origin())
+    mark = b.replica.marks.last_of(a.replica.origin())
     assert mark is not None
     with a.replica.writing() as connection:
         identity.begin(connection, 0)
@@ -371,7 +371,7 @@ def test_a_fork_is_followed_as_far_as_the_mark_that_comes_with_it_says(
         host.add("new-1", "new-2", "new-3")
         pull(other.replica, host.replica)
     twin.replica.close()
-    mark = c.replica.mark_of(forked)
+    mark = c.replica.marks.last_of(forked)
     assert mark is not None
     a.replica.learn({forked: 3}, [mark])
     assert a.replica.forks() == {forked: 1}

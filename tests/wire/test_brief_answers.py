@@ -47,7 +47,7 @@ def asking(here: Site, there: Site, **changed: Any) -> wire.PullRequest:
         server=server,
         after=here.replica.peers.cursor(server),
         origin=here.replica.origin(),
-        mark=here.replica.mark_of(server),
+        mark=here.replica.marks.last_of(server),
         brief=True,
     )
     return msgspec.structs.replace(request, **changed)
@@ -142,7 +142,7 @@ def test_forks_are_heard_from_who_asks(pair: tuple[Site, Site]) -> None:
 def test_a_mark_that_was_lost_is_heard_again(pair: tuple[Site, Site]) -> None:
     """The first answer has it, so the second can be empty."""
     here, there = pair
-    before = here.replica.mark_of(there.replica.origin())
+    before = here.replica.marks.last_of(there.replica.origin())
     with contextlib.closing(sqlite3.connect(f"{here.database}-syncd")) as sidecar, sidecar:
         sidecar.execute("DELETE FROM heard")
     with scripted(asks(there.app)) as peer:
@@ -152,7 +152,7 @@ def test_a_mark_that_was_lost_is_heard_again(pair: tuple[Site, Site]) -> None:
     assert answer_to(there, first) != b""
     assert answer_to(there, second) == b""
     assert before is not None
-    assert here.replica.mark_of(there.replica.origin()) == before
+    assert here.replica.marks.last_of(there.replica.origin()) == before
 
 
 @pytest.mark.parametrize(("ahead_s", "seen_ms"), [(0.4, 0), (40, 40_000), (-40, -40_000)])
