@@ -9,7 +9,7 @@ that must be unique (`waiting`); that stays open for as long as it is. Nothing h
 wins.
 
 A host that takes a row away for a death keeps it whole with what was lost, since a single value
-could not be written back to a row that is gone.
+could not be written back to a row that is gone (`restoration`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from syncd import changelog, restamp
-from syncd.clock import hlc_of_ms, ms_of_hlc
-from syncd.database import Connection, literal, literals_of, quoted
-from syncd.errors import NotRestorable
-from syncd.held import DISPLACED
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, load_tables
+from syncd.clock import ms_of_hlc
+from syncd.database import Connection, literal, literals_of
+from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
 from syncd.shadow import hidden, owned
 
 OVERWRITTEN = "overwritten"
@@ -81,131 +78,6 @@ def listed(connection: Connection, table: str | None, since_ms: int) -> list[Con
         for loss, lost_hlc, winner in [(values[:9], values[9], values[10:])]
         for row in [json.loads(lost_row) if lost_row else None]
     ]
-
-
-def restore(connection: Connection, id_: int, *, now_ms: int) -> Conflict:
-    """Write what lost back, as a new write of this host; raise `NotRestorable` if it cannot be.
-
-    A row that is displaced is written anew, and shows in place of the other once it is settled. The
-    journal must be folded.
-    """
-    found = [one for one in listed(connection, None, 0) if one.id == id_]
-    if not found:
-        raise NotRestorable(f"there is no conflict {id_}", hint="`syncd conflicts` lists them.")
-    (lost,) = found
-    table = load_tables(connection).get(lost.table)
-    if table is None:
-        raise NotRestorable(f"{lost.table} is not there any more")
-    if lost.reason == DISPLACED:
-        _write_anew(connection, table, lost, now_ms)
-    else:
-        _write_back(connection, table, lost)
-    return lost
-
-
-def _write_anew(connection: Connection, table: Table, lost: Conflict, now_ms: int) -> None:
-    if lost.ended_ms is not None:
-        raise NotRestorable(f"the row ({lost.key}) of {lost.table} is not displaced any more")
-    changelog.advance_clock(connection, hlc_of_ms(now_ms))
-    restamp.entries(connection, table, f"({table.cells('e')}) IN (VALUES ({lost.key}))")
-
-
-def require_shown(connection: Connection, lost: Conflict) -> None:
-    """Raise `NotRestorable` unless the row shows that a displaced one was written anew as."""
-    if not _is_shown(connection, load_tables(connection)[lost.table], lost):
-        raise NotRestorable(
-            f"the row ({lost.key}) of {lost.table} could not show if it were written anew",
-            hint="It rests on a row that has a value of it, or its parent does not show, or a CHECK"
-            " refuses it.",
-        )
-
-
-def _is_shown(connection: Connection, table: Table, lost: Conflict) -> bool:
-    return bool(
-        connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.sql} WHERE {_row(table, lost)})")
-    )
-
-
-def _row(table: Table, lost: Conflict) -> str:
-    """Return the condition that a row of the user's table is the one that has lost."""
-    names = ", ".join(f"column{i + 1} AS {cell}" for i, cell in enumerate(table.key_cells))
-    # The key was written as literals.
-    return table.among(f"SELECT {names} FROM (VALUES ({lost.key}))")
-
-
-def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
-    if lost.column not in {column.name for column in table.columns}:
-        raise NotRestorable(f"{lost.table}.{lost.column} is not there any more")
-    if not _is_shown(connection, table, lost):
-        _bring_back(connection, table, lost)
-    (column,) = (column for column in table.columns if column.name == lost.column)
-    lost_value = f"(SELECT lost_value FROM syncd_conflict WHERE id = {lost.id})"
-    _require_parent(connection, column, lost_value)
-    update = f"UPDATE {table.sql} SET {quoted(lost.column)} = {column.local(lost_value)}"
-    if not connection.attempt(lambda: connection.run(f"{update} WHERE {_row(table, lost)}")):
-        raise NotRestorable(
-            f"{lost.table}.{lost.column} of the row ({lost.key}) cannot be {lost.lost_value!r} now",
-            hint="Another row has that value, or a CHECK or a trigger of the table refuses it.",
-        )
-
-
-def _bring_back(connection: Connection, table: Table, lost: Conflict) -> None:
-    """Insert the row that a value was lost with."""
-    problem = f"{lost.table} does not show the row ({lost.key})"
-    if table.is_generated:
-        hint = "A row like it would be another one: insert what is missing by hand."
-        raise NotRestorable(problem, hint=f"It is held, or was deleted. {hint}")
-    if connection.value(
-        f"SELECT EXISTS (SELECT 1 FROM {table.shadow} AS h"
-        f" WHERE h.alive = 1 AND ({table.cells('h')}) IN (VALUES ({lost.key})))"
-    ):
-        raise NotRestorable(problem, hint="It is held: `syncd held` says why.")
-    row = _taken_away(connection, lost)
-    if row is None:
-        raise NotRestorable(
-            problem,
-            hint="It was deleted. A host that showed it then has it in its conflict log; or insert"
-            " it again, then restore the value.",
-        )
-    columns = [one for one in (*table.columns, *table.excluded) if one.name in row]
-    for column in columns:
-        _require_parent(connection, column, row[column.name])
-    names = ", ".join([*table.identity, *(quoted(column.name) for column in columns)])
-    values = ", ".join([lost.key, *(column.local(row[column.name]) for column in columns)])
-    insert = f"INSERT INTO {table.sql} ({names}) VALUES ({values})"
-    if not connection.attempt(lambda: connection.run(insert)):
-        raise NotRestorable(
-            f"the row ({lost.key}) of {lost.table} cannot be inserted again",
-            hint="Another row has a value of it, or a constraint or a trigger of the table refuses"
-            " it.",
-        )
-
-
-def _taken_away(connection: Connection, lost: Conflict) -> Mapping[str, str] | None:
-    """Return the row that the same death took away here, if it did."""
-    found = connection.value(
-        "SELECT o.lost_row FROM syncd_conflict AS c JOIN syncd_conflict AS o"
-        " ON (o.tbl, o.key, o.won_hlc, o.won_origin) = (c.tbl, c.key, c.won_hlc, c.won_origin)"
-        " WHERE c.id = ? AND c.won_dead AND o.lost_row IS NOT NULL",
-        (lost.id,),
-    )
-    row: Mapping[str, str] | None = json.loads(found) if found else None
-    return row
-
-
-def _require_parent(connection: Connection, column: Column, value: str) -> None:
-    """Raise `NotRestorable` if a value refers to a row by number that is not there. value: SQL."""
-    if column.parent is None or connection.value(f"SELECT {value} IS NULL"):
-        return
-    parent = load_tables(connection).get(column.parent.name)
-    if parent is None or not connection.value(
-        f"SELECT {column.local(value)} IN (SELECT {quoted(str(parent.rowid))} FROM {parent.sql})"
-    ):
-        (name,) = connection.user_rows(f"SELECT {value}")[0]
-        raise NotRestorable(
-            f"{column.parent.name} has no row {name!r} here any more",
-            hint="It was deleted; insert it again, then restore the value.",
-        )
 
 
 def log(
@@ -316,8 +188,6 @@ def keep_rows(connection: Connection, table: Table, entries: str, where: str) ->
     entries: those `e` that have lost. where: a condition on `e`, and on its row `t` of the user's
     table and `h` of the shadow, at least one of which is there and whole.
     """
-    if table.is_generated:
-        return
     row = " || ', ' || ".join(
         f"{literal(json.dumps(column.name) + ': ')}"
         f" || json_quote({literals_of([f'({_present(table, column)})'])})"

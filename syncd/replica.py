@@ -32,6 +32,7 @@ from syncd import (
     peers,
     rebirth,
     restamp,
+    restoration,
     schema,
     shadow,
     snapshot,
@@ -397,10 +398,10 @@ class Replica:
     def restore(self, conflict: int) -> Conflict:
         """Write what lost back, as a new write; raise `NotRestorable` if it cannot be."""
         with self.writing() as connection:
-            lost = conflicts.restore(connection, conflict, now_ms=self.wall_ms())
+            lost = restoration.restore(connection, conflict, now_ms=self.wall_ms())
             if lost.reason == held.DISPLACED:
                 merge.settle_now(connection, self.wall_ms())
-                conflicts.require_shown(connection, lost)
+                restoration.require_shown(connection, lost)
             return lost
 
     def held(self) -> list[Held]:

@@ -173,24 +173,6 @@ def test_a_key_with_a_nul_is_told_whole(make_hosts: MakeHosts) -> None:
     assert {note for _, note in a.devices().values()} == {"c", "lost"}
 
 
-def test_a_value_of_a_log_line_that_is_deleted_has_no_place_to_go_back_to(
-    make_hosts: MakeHosts,
-) -> None:
-    """A line that is inserted again would be another one; the hint does not say to do so."""
-    ddl = "CREATE TABLE logs (id INTEGER PRIMARY KEY, line)"
-    a, b = make_hosts("a", "b", ddl=ddl, tables={"logs": "generated"})
-    a.write("INSERT INTO logs (line) VALUES ('first')")
-    settle(a, b)
-    a.write("UPDATE logs SET line = 'lost'")
-    b.clock.ms += 1_000
-    b.write("DELETE FROM logs")
-    settle(a, b)
-    (lost,) = a.replica.conflicts()
-    with pytest.raises(NotRestorable, match="does not show the row") as refusal:
-        a.replica.restore(lost.id)
-    assert "by hand" in str(refusal.value.hint)
-
-
 def test_two_births_log_the_columns_that_differ(make_hosts: MakeHosts) -> None:
     """Both insert the same device with other notes."""
     a, b = make_hosts("a", "b")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from engine.conftest import MakeHosts
@@ -11,7 +13,7 @@ from syncd.conflicts import Conflict
 from syncd.errors import NotRestorable
 
 DDL = """
-CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, label);
 CREATE TABLE licences (
     id INTEGER PRIMARY KEY AUTOINCREMENT, device NOT NULL, slot INTEGER NOT NULL,
     owner INTEGER REFERENCES owners (id), value, serial TEXT UNIQUE, cache, ends,
@@ -34,7 +36,7 @@ RENEWED = ("d\0 'x'", 7, "ana", "s", "2027")
 def pair(make_hosts: MakeHosts) -> list[Host]:
     """Make two hosts that share a licence, with other numbers on each; b's clock is ahead."""
     a, b = hosts_of_today(make_hosts, "a", "b")
-    b.write("INSERT INTO owners VALUES (5, 'eve')")
+    b.write("INSERT INTO owners (id, name) VALUES (5, 'eve')")
     a.write("INSERT INTO owners (name) VALUES ('ana')")
     a.write(
         "INSERT INTO licences (device, slot, owner, serial, cache, ends)"
@@ -47,9 +49,9 @@ def pair(make_hosts: MakeHosts) -> list[Host]:
     return [a, b]
 
 
-def hosts_of_today(make_hosts: MakeHosts, *nodes: str) -> list[Host]:
+def hosts_of_today(make_hosts: MakeHosts, *nodes: str, **options: Any) -> list[Host]:
     """Make hosts whose clocks agree with that of the triggers when the engine writes."""
-    hosts = make_hosts(*nodes, ddl=DDL, tables=TABLES)
+    hosts = make_hosts(*nodes, **{"ddl": DDL, "tables": TABLES, **options})
     now_ms = system_wall_ms()
     for host in hosts:
         host.clock.ms = now_ms
@@ -144,6 +146,24 @@ def test_a_row_that_was_hidden_is_kept_as_well(pair: list[Host]) -> None:
     assert a.rows(TRAVELS) == b.rows(TRAVELS) == [(*RENEWED[:3], "t", "2027")]
 
 
+@pytest.mark.parametrize("taken_by", [1, 99], ids=["taken", "free"])
+def test_a_row_comes_back_in_its_own_number_or_in_one_that_nobody_had(
+    pair: list[Host], taken_by: int
+) -> None:
+    """Tables that are not enrolled may refer to it, and to others that are gone."""
+    a, b = pair
+    a.write("UPDATE owners SET label = 'lost' WHERE name = 'ana'")
+    b.write("DELETE FROM owners WHERE name = 'ana'")
+    settle(a, b)
+    a.write("INSERT INTO owners (id, name) VALUES (?, 'zoe'), (100, 'last')", taken_by)
+    a.replica.fold()
+    a.write("DELETE FROM owners WHERE name = 'last'")
+    (lost,) = a.replica.conflicts()
+    a.replica.restore(lost.id)
+    ((number, label),) = a.rows("SELECT id, label FROM owners WHERE name = 'ana'")
+    assert (number, label) == (101 if taken_by == 1 else 1, "lost")
+
+
 def test_columns_that_came_or_went_since_are_as_the_table_has_them(pair: list[Host]) -> None:
     """A new one gets its DEFAULT; what is gone is left out."""
     a, b = pair
@@ -192,6 +212,56 @@ def test_a_row_that_is_held_is_not_inserted_beside_itself(pair: list[Host]) -> N
     with pytest.raises(NotRestorable, match="does not show the row") as refusal:
         a.replica.restore(lost.id)
     assert "It is held" in str(refusal.value.hint)
+
+
+def logs_of_today(make_hosts: MakeHosts) -> list[Host]:
+    """Make two hosts with a log, of which each host numbers the lines for itself."""
+    ddl = """CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, line);
+        CREATE TABLE remarks (name TEXT PRIMARY KEY, log INTEGER REFERENCES logs (id));"""
+    a, b = hosts_of_today(
+        make_hosts, "a", "b", ddl=ddl, tables={"logs": "generated", "remarks": None}
+    )
+    b.write("INSERT INTO logs (line) VALUES ('of b')")
+    a.write("INSERT INTO logs (line) VALUES ('first'), ('second')")
+    settle(a, b)
+    b.clock.ms += 1_000
+    return [a, b]
+
+
+def test_a_line_of_a_log_comes_back_as_itself(make_hosts: MakeHosts) -> None:
+    """Not as another one: on every host once, and in its old place where that is still free."""
+    a, b = logs_of_today(make_hosts)
+    ((number,),) = a.rows("SELECT id FROM logs WHERE line = 'first'")
+    a.write("UPDATE logs SET line = 'lost' WHERE line = 'first'")
+    b.write("DELETE FROM logs WHERE line = 'first'")
+    pull(a, b)
+    (lost,) = a.replica.conflicts()
+    a.clock.ms = b.clock.ms + 1_000
+    for _ in range(2):
+        a.replica.restore(lost.id)
+        settle(a, b)
+        lines = [host.rows("SELECT line FROM logs ORDER BY line") for host in (a, b)]
+        assert lines[0] == lines[1] == [("lost",), ("of b",), ("second",)]
+    assert a.rows("SELECT id FROM logs WHERE line = 'lost'") == [(number,)]
+
+
+def test_what_refers_to_a_row_that_comes_back_by_number_refers_to_it_again(
+    make_hosts: MakeHosts,
+) -> None:
+    """A remark was made meanwhile, and is held for want of its line until that is back."""
+    a, b = logs_of_today(make_hosts)
+    a.write("UPDATE logs SET line = 'lost' WHERE line = 'first'")
+    a.write("INSERT INTO remarks SELECT 'r', id FROM logs WHERE line = 'lost'")
+    b.write("DELETE FROM logs WHERE line = 'first'")
+    settle(a, b)
+    assert a.rows("SELECT * FROM remarks") == b.rows("SELECT * FROM remarks") == []
+    a.clock.ms = b.clock.ms + 1_000
+    (lost,) = a.replica.conflicts()
+    a.replica.restore(lost.id)
+    settle(a, b)
+    for host in (a, b):
+        remarks = "SELECT r.name, l.line FROM remarks AS r JOIN logs AS l ON l.id = r.log"
+        assert host.rows(remarks) == [("r", "lost")]
 
 
 def test_what_was_written_to_a_dead_row_is_no_row(make_hosts: MakeHosts) -> None:
