@@ -15,7 +15,6 @@ could not be written back to a row that is gone (`restoration`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +34,6 @@ class Conflict:
     reason: `OVERWRITTEN`, or `held.DISPLACED`. column: of a row that is displaced, all columns that
     must be unique together; of several, the values are SQL literals. won_key: of the row that has
     the value. won_value: what it lost to, or None with won_by_death, if the row was deleted.
-    lost_row: where that took a row away, its values by column, as SQL literals.
     """
 
     id: int
@@ -53,7 +51,6 @@ class Conflict:
     won_node: str
     won_ms: int
     won_by_death: bool
-    lost_row: Mapping[str, str] | None
 
 
 def listed(connection: Connection, table: str | None, since_ms: int) -> list[Conflict]:
@@ -63,8 +60,7 @@ def listed(connection: Connection, table: str | None, since_ms: int) -> list[Con
     """
     rows = connection.user_rows(
         "SELECT c.id, c.at_ms, c.ended_ms, c.reason, c.tbl, c.key, c.col,"
-        " c.lost_value, l.node, c.lost_hlc, c.won_key, c.won_value, w.node, c.won_hlc, c.won_dead,"
-        " c.lost_row"
+        " c.lost_value, l.node, c.lost_hlc, c.won_key, c.won_value, w.node, c.won_hlc, c.won_dead"
         " FROM syncd_conflict AS c"
         " JOIN syncd_origin AS l ON l.ordinal = c.lost_origin"
         " JOIN syncd_origin AS w ON w.ordinal = c.won_origin"
@@ -73,10 +69,9 @@ def listed(connection: Connection, table: str | None, since_ms: int) -> list[Con
         (since_ms, table),
     )
     return [
-        Conflict(*[*loss, ms_of_hlc(lost_hlc), *winner, ms_of_hlc(won_hlc), bool(won_dead), row])
-        for *values, won_hlc, won_dead, lost_row in rows
+        Conflict(*[*loss, ms_of_hlc(lost_hlc), *winner, ms_of_hlc(won_hlc), bool(won_dead)])
+        for *values, won_hlc, won_dead in rows
         for loss, lost_hlc, winner in [(values[:9], values[9], values[10:])]
-        for row in [json.loads(lost_row) if lost_row else None]
     ]
 
 
@@ -106,8 +101,13 @@ def log(
             connection, table, column, arriving=arriving, concurrent=concurrent, now_ms=now_ms
         )
     if count:
-        takes_away = f"e.staged_mask & {DEAD_BIT} AND ({_shown(table)} OR h.alive)"
-        keep_rows(connection, table, "temp.syncd_contest", takes_away)
+        keep_rows(
+            connection,
+            table,
+            "temp.syncd_contest",
+            f"e.staged_mask & {DEAD_BIT}",
+            is_whole=f"{_shown(table)} OR h.alive",
+        )
     return count
 
 
@@ -182,28 +182,45 @@ def log_left(connection: Connection, table: Table, where: str, deaths: Forgotten
     return count
 
 
-def keep_rows(connection: Connection, table: Table, entries: str, where: str) -> None:
-    """Add to what was logged the rows that a death takes away, but for their local ids.
+def keep_rows(
+    connection: Connection, table: Table, entries: str, where: str, *, is_whole: str = "true"
+) -> None:
+    """Keep the rows that deaths take away, each with one of the lines that it has in the log.
 
-    entries: those `e` that have lost. where: a condition on `e`, and on its row `t` of the user's
-    table and `h` of the shadow, at least one of which is there and whole.
+    entries: those `e` that have lost. where: a condition on them. is_whole: one on their row `t` of
+    the user's table, or `h` of the shadow.
     """
-    row = " || ', ' || ".join(
+    values = [
         f"{literal(json.dumps(column.name) + ': ')}"
         f" || json_quote({literals_of([f'({_present(table, column)})'])})"
         for column in (*table.columns, *table.excluded)
-    )
+    ]
     connection.run(
         f"""
-        UPDATE syncd_conflict AS c SET lost_row = '{{' || {row} || '}}'
-        FROM {entries} AS e
+        UPDATE syncd_conflict AS c SET lost_row = '{{' || {_listed(values)} || '}}'
+        FROM (
+            SELECT min(c.id) AS id, {table.cells("e")} FROM {entries} AS e JOIN syncd_conflict AS c
+                ON (c.lost_origin, c.lost_seq, c.lost_hlc) = (e.origin, e.seq, e.hlc)
+            WHERE c.tbl = ? AND c.won_dead AND {where}
+            GROUP BY {table.cells("e")}, c.won_hlc, c.won_origin
+        ) AS e
         LEFT JOIN {table.sql} AS t ON {table.on_user("t", "e")}
         LEFT JOIN {table.shadow} AS h ON {table.on("h", "e")}
-        WHERE (c.lost_origin, c.lost_seq, c.lost_hlc) = (e.origin, e.seq, e.hlc)
-            AND c.tbl = ? AND c.won_dead AND c.lost_row IS NULL AND {where}
+        WHERE c.id = e.id AND c.lost_row IS NULL AND ({is_whole})
         """,
         (table.name,),
     )
+
+
+def _listed(values: list[str]) -> str:
+    """Return the SQL of texts behind each other, halved again and again.
+
+    SQLite bounds the depth of an expression, and a table may have any number of columns.
+    """
+    if len(values) == 1:
+        return values[0]
+    middle = len(values) // 2
+    return f"({_listed(values[:middle])} || ', ' || {_listed(values[middle:])})"
 
 
 def log_held(connection: Connection, table: Table, lost: str, *, now_ms: int) -> None:

@@ -401,6 +401,8 @@ class Replica:
             lost = restoration.restore(connection, conflict, now_ms=self.wall_ms())
             if lost.reason == held.DISPLACED:
                 merge.settle_now(connection, self.wall_ms())
+            with connection.undone():  # by the fold that comes with what is sent next
+                self._fold_rest(connection)
                 restoration.require_shown(connection, lost)
             return lost
 

@@ -17,6 +17,7 @@ from syncd.conflicts import Conflict
 from syncd.database import Connection, quoted
 from syncd.errors import NotRestorable
 from syncd.held import DISPLACED
+from syncd.introspection import constraints
 from syncd.schema import Column, Table, load_tables
 
 
@@ -41,12 +42,12 @@ def restore(connection: Connection, id_: int, *, now_ms: int) -> Conflict:
 
 
 def require_shown(connection: Connection, lost: Conflict) -> None:
-    """Raise `NotRestorable` unless the row shows that a displaced one was written anew as."""
+    """Raise `NotRestorable` unless the row shows, now that it is settled which rows do."""
     if not _is_shown(connection, load_tables(connection)[lost.table], lost):
         raise NotRestorable(
             f"the row ({lost.key}) of {lost.table} could not show if it were written anew",
             hint="It rests on a row that has a value of it, or its parent does not show, or a CHECK"
-            " refuses it.",
+            " or a trigger refuses it.",
         )
 
 
@@ -65,9 +66,14 @@ def _write_back(connection: Connection, table: Table, lost: Conflict) -> None:
     (column,) = (column for column in table.columns if column.name == lost.column)
     lost_value = f"(SELECT lost_value FROM syncd_conflict WHERE id = {lost.id})"
     _require_parent(connection, column, lost_value)
-    update = f"UPDATE {table.sql} SET {quoted(lost.column)} = {column.local(lost_value)}"
+    value, here = column.local(lost_value), quoted(lost.column)
     is_it = table.among(_key(table, lost))
-    if not connection.attempt(lambda: connection.run(f"{update} WHERE {is_it}")):
+    is_another = f"({here} IS NOT {value} OR typeof({here}) <> typeof({value}))"
+    row = f"{table.sql} WHERE {is_it} AND {is_another}"
+    if not connection.value(f"SELECT EXISTS (SELECT 1 FROM {row})"):
+        return
+    update = f"UPDATE {_strictly(connection, table)} {table.sql} SET {here} = {value} WHERE {is_it}"
+    if not _wrote_one(connection, update):
         raise NotRestorable(
             f"{lost.table}.{lost.column} of the row ({lost.key}) cannot be {lost.lost_value!r} now",
             hint="Another row has that value, or a CHECK or a trigger of the table refuses it.",
@@ -78,25 +84,40 @@ def _bring_back(connection: Connection, table: Table, lost: Conflict) -> None:
     """Insert the row that a death took away with a value."""
     row = _taken_away(connection, table, lost)
     columns = [one for one in (*table.columns, *table.excluded) if one.name in row]
-    for column in columns:
-        _require_parent(connection, column, row[column.name])
     key = _key(table, lost)
     names = [*table.identity, *(quoted(column.name) for column in columns)]
     values = [*table.identity_of("s"), *(column.local(row[column.name]) for column in columns)]
+    number = None
     if table.numbered:
         numbers.allot(connection, table, f"SELECT *, NULL AS row FROM ({key})")
+        is_it = f"({table.cells('n')}) IN ({key})"
+        number = connection.value(f"SELECT n.row FROM {table.numbers} AS n WHERE {is_it}")
     if table.numbered and not table.is_generated:
         names.append(quoted(str(table.rowid)))
-        values.append(f"(SELECT n.row FROM {table.numbers} AS n WHERE {table.on('n', 's')})")
+        values.append(str(number))
+    for column in columns:
+        is_own = column.parent is not None and column.parent.name == table.name
+        _require_parent(connection, column, row[column.name], to_come=number if is_own else None)
     insert = (
-        f"INSERT INTO {table.sql} ({', '.join(names)}) SELECT {', '.join(values)} FROM ({key}) AS s"
+        f"INSERT {_strictly(connection, table)} INTO {table.sql} ({', '.join(names)})"
+        f" SELECT {', '.join(values)} FROM ({key}) AS s"
     )
-    if not connection.attempt(lambda: connection.run(insert)):
+    if not _wrote_one(connection, insert):
         raise NotRestorable(
             f"the row ({lost.key}) of {lost.table} cannot be inserted again",
             hint="Another row has a value of it, or a constraint or a trigger of the table refuses"
             " it.",
         )
+
+
+def _strictly(connection: Connection, table: Table) -> str:
+    return constraints(connection, table.name, [column.name for column in table.key]).strictly
+
+
+def _wrote_one(connection: Connection, sql: str) -> bool:
+    """Run a statement; say whether a row was written, which a trigger may keep it from."""
+    written: list[int] = []
+    return connection.attempt(lambda: written.append(connection.run(sql))) and written == [1]
 
 
 def _taken_away(connection: Connection, table: Table, lost: Conflict) -> Mapping[str, str]:
@@ -124,13 +145,20 @@ def _taken_away(connection: Connection, table: Table, lost: Conflict) -> Mapping
     return found
 
 
-def _require_parent(connection: Connection, column: Column, value: str) -> None:
-    """Raise `NotRestorable` if a value refers to a row by number that is not there. value: SQL."""
+def _require_parent(
+    connection: Connection, column: Column, value: str, *, to_come: int | None = None
+) -> None:
+    """Raise `NotRestorable` if a value refers to a row by number that is not there.
+
+    value: SQL. to_come: the number of a row that is about to be there.
+    """
     if column.parent is None or connection.value(f"SELECT {value} IS NULL"):
         return
     parent = load_tables(connection).get(column.parent.name)
     if parent is None or not connection.value(
-        f"SELECT {column.local(value)} IN (SELECT {quoted(str(parent.rowid))} FROM {parent.sql})"
+        f"SELECT {column.local(value)} IN (SELECT {quoted(str(parent.rowid))} FROM {parent.sql}"
+        " UNION ALL SELECT ?)",
+        (to_come,),
     ):
         ((name,),) = connection.user_rows(f"SELECT {value}")
         raise NotRestorable(

@@ -102,7 +102,7 @@ CREATE TABLE syncd_conflict (
     won_hlc INTEGER NOT NULL,
     won_origin INTEGER NOT NULL,
     won_dead INTEGER NOT NULL,
-    lost_row TEXT                      -- JSON: of a row that a death took away, SQL literals
+    lost_row TEXT                      -- JSON of SQL literals, see `conflicts.keep_rows`
 );
 CREATE UNIQUE INDEX syncd_conflict_lost
     ON syncd_conflict (lost_origin, lost_seq, lost_hlc, tbl, col, reason);

@@ -202,7 +202,6 @@ def facts(replica: Replica) -> dict[str, Any]:
             [c.table, c.key, c.column, json_value(c.lost_value), c.lost_node, c.won_node]
             for c in replica.conflicts()
         ),
-        "taken_away": [[c.table, c.key, c.lost_row] for c in replica.conflicts() if c.lost_row],
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain

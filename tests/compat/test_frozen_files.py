@@ -19,7 +19,7 @@ from compat.freeze import BUNDLE, CONFIG, EXPECTED, LATER, SCHEMA
 from syncd import bundlefile, comparison, exchange
 from syncd.config import Config, TableConfig
 from syncd.database import Database
-from syncd.errors import DatabaseBusy
+from syncd.errors import DatabaseBusy, NotRestorable
 from syncd.replica import Replica
 from syncd.signing import keyring_of
 
@@ -135,7 +135,22 @@ class TestDatabase:
 
     def test_it_says_what_it_remembers(self, old: Replica, expected: dict[str, Any]) -> None:
         """Vector, peers, held changes, lost values, forks and what waits for the fold."""
-        assert freeze.facts(old) == {"forks": {}, "taken_away": [], **expected["facts"]}
+        assert freeze.facts(old) == {"forks": {}, **expected["facts"]}
+
+    def test_a_row_that_a_death_took_away_comes_back(self, files: Path, old: Replica) -> None:
+        """Formats 4 and 5 kept the value alone, and sets before have no such row."""
+        found = [one for one in old.conflicts() if one.lost_value == "too late"]
+        if files.name.startswith(("database-2", "database-3")):
+            assert found == []
+            return
+        (lost,) = found
+        if files.name.startswith(("database-4", "database-5")):
+            with pytest.raises(NotRestorable, match="does not show the row"):
+                old.restore(lost.id)
+            return
+        old.restore(lost.id)
+        query = "SELECT value, text FROM seat WHERE host = 'a' AND number = 5"
+        assert freeze.rows(old.config.database, [query]) == {query: [[0.1, "too late"]]}
 
     def test_a_dry_run_leaves_the_file_as_it_was(self, old: Replica) -> None:
         """A former version can still read it."""

@@ -74,10 +74,6 @@ def test_the_row_comes_back_whole_and_everywhere(pair: list[Host]) -> None:
     a, b = pair
     lost = taken_away(a, b)
     assert (lost.column, lost.lost_value, lost.won_by_death) == ("ends", "2027", True)
-    assert lost.lost_row == {
-        **{"owner": "'ana'", "value": "NULL", "serial": "'s'", "ends": "'2027'"},
-        "cache": "'of a'",
-    }
     a.replica.restore(lost.id)
     assert a.rows("SELECT cache FROM licences") == [("of a",)]
     settle(a, b)
@@ -106,7 +102,6 @@ def test_a_value_that_lost_later_to_the_same_death_comes_back_with_the_row(
     taken_away(a, b)
     pull(a, c)
     later = next(one for one in a.replica.conflicts() if one.column == "serial")
-    assert later.lost_row is None
     a.replica.restore(later.id)
     settle(a, b, c)
     for host in (a, b, c):
@@ -282,6 +277,143 @@ def test_what_was_written_to_a_dead_row_is_no_row(make_hosts: MakeHosts) -> None
     pull(a, b)
     pull(a, c)
     of_e, of_d = a.replica.conflicts()
-    assert (of_d.lost_value, of_d.lost_row) == ("of b", None)
-    assert of_e.lost_row is not None
-    assert of_e.lost_row["ends"] == "'of a'"
+    with pytest.raises(NotRestorable, match="does not show the row"):
+        a.replica.restore(of_d.id)
+    a.replica.restore(of_e.id)
+    assert a.rows("SELECT device, ends FROM licences") == [("e", "of a")]
+
+
+def test_a_row_is_kept_once_however_many_of_its_values_lost(pair: list[Host]) -> None:
+    """It may be a large one."""
+    a, b = pair
+    a.write("UPDATE licences SET ends = '2027', serial = 'other', value = 1")
+    b.write("DELETE FROM licences")
+    pull(a, b)
+    assert a.rows("SELECT count(*), count(lost_row) FROM syncd_conflict") == [(3, 1)]
+    a.clock.ms = b.clock.ms + 1_000
+    for lost in a.replica.conflicts():
+        a.replica.restore(lost.id)
+    assert a.rows("SELECT ends, serial, value FROM licences") == [("2027", "other", 1)]
+
+
+def items(make_hosts: MakeHosts, columns: str, more: str = "", **key: Key) -> list[Host]:
+    """Make two hosts with a table of one more column, of which a has lost a value to a death.
+
+    The row is x, and y has been there as well.
+    """
+    ddl = f"CREATE TABLE items (k TEXT PRIMARY KEY, v, {columns}); {more}"
+    a, b = hosts_of_today(make_hosts, "a", "b", ddl=ddl, tables={"items": None, **key})
+    a.write("INSERT INTO items (k, v) VALUES ('x', 1), ('y', 1)")
+    settle(a, b)
+    return [a, b]
+
+
+def lost_to_a_death(a: Host, b: Host) -> Conflict:
+    """Let b delete x while a, not knowing, writes to it; return what was lost on a."""
+    a.write("UPDATE items SET v = 2 WHERE k = 'x'")
+    b.clock.ms += 1_000
+    b.write("DELETE FROM items WHERE k = 'x'")
+    settle(a, b)
+    a.clock.ms = b.clock.ms + 1_000
+    return next(one for one in a.replica.conflicts() if one.column == "v")
+
+
+def test_a_table_may_have_any_number_of_columns_that_stay(make_hosts: MakeHosts) -> None:
+    """More than an expression of SQLite's may be deep."""
+    names = [f"c{n}" for n in range(600)]
+    a, b = items(
+        make_hosts,
+        ", ".join(f"{name} DEFAULT 1" for name in names),
+        items={"columns": {"exclude": names}},
+    )
+    a.write("UPDATE items SET c599 = 'kept'")
+    a.replica.restore(lost_to_a_death(a, b).id)
+    assert a.rows("SELECT v, c0, c599 FROM items WHERE k = 'x'") == [(2, 1, "kept")]
+
+
+POLICIES = ("REPLACE", "IGNORE", "ABORT", "ROLLBACK")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_row_makes_room_for_one_that_comes_back(make_hosts: MakeHosts, policy: str) -> None:
+    """Whatever the table does where one that is inserted has a value of another."""
+    a, b = items(make_hosts, f"w UNIQUE ON CONFLICT {policy}")
+    a.write("UPDATE items SET w = 'w' WHERE k = 'x'")
+    settle(a, b)
+    lost = lost_to_a_death(a, b)
+    a.write("UPDATE items SET w = 'w' WHERE k = 'y'")
+    with pytest.raises(NotRestorable, match="cannot be inserted again"):
+        a.replica.restore(lost.id)
+    assert a.rows("SELECT k, w FROM items") == [("y", "w")]
+
+
+TRIGGERS = {
+    "ignores": ("BEFORE INSERT", "SELECT RAISE(IGNORE);", "cannot be inserted again"),
+    "aborts": ("BEFORE INSERT", "SELECT RAISE(ABORT, 'no');", "cannot be inserted again"),
+    "deletes": ("AFTER INSERT", "DELETE FROM items WHERE k = NEW.k;", "could not show"),
+}
+
+
+@pytest.mark.parametrize(("when", "what", "why"), TRIGGERS.values(), ids=TRIGGERS)
+def test_a_row_that_a_trigger_keeps_away_is_not_said_to_be_back(
+    make_hosts: MakeHosts, when: str, what: str, why: str
+) -> None:
+    """It is refused, and nothing is written."""
+    a, b = items(make_hosts, "w")
+    lost = lost_to_a_death(a, b)
+    a.write(f"CREATE TRIGGER own {when} ON items BEGIN {what} END")
+    with pytest.raises(NotRestorable, match=why):
+        a.replica.restore(lost.id)
+    assert a.rows("SELECT k FROM items") == [("y",)]
+    assert a.replica.status().journal == 0
+
+
+def test_a_value_that_came_with_its_row_is_not_written_again(make_hosts: MakeHosts) -> None:
+    """A table may allow inserts and no updates."""
+    a, b = items(make_hosts, "w")
+    lost = lost_to_a_death(a, b)
+    a.write("CREATE TRIGGER final BEFORE UPDATE ON items BEGIN SELECT RAISE(ABORT, 'no'); END")
+    a.replica.restore(lost.id)
+    assert a.rows("SELECT v FROM items WHERE k = 'x'") == [(2,)]
+
+
+def test_an_update_that_a_trigger_ignores_is_not_said_to_be_made(make_hosts: MakeHosts) -> None:
+    """The row is there, and keeps another value."""
+    a, b = items(make_hosts, "w")
+    lost = lost_to_a_death(a, b)
+    a.write("INSERT INTO items (k, v) VALUES ('x', 3)")
+    a.write("CREATE TRIGGER final BEFORE UPDATE ON items BEGIN SELECT RAISE(IGNORE); END")
+    with pytest.raises(NotRestorable, match="cannot be 2 now"):
+        a.replica.restore(lost.id)
+
+
+def test_a_row_whose_parent_is_gone_is_not_brought_back_to_be_held(make_hosts: MakeHosts) -> None:
+    """Also where it refers to it by a value, which SQLite itself would let it do."""
+    parents = "CREATE TABLE parents (name TEXT PRIMARY KEY)"
+    a, b = items(make_hosts, "p TEXT REFERENCES parents (name)", parents, parents=None)
+    a.write("INSERT INTO parents VALUES ('p')")
+    a.write("UPDATE items SET p = 'p' WHERE k = 'x'")
+    settle(a, b)
+    lost = lost_to_a_death(a, b)
+    a.write("DELETE FROM parents")
+    with pytest.raises(NotRestorable, match="could not show"):
+        a.replica.restore(lost.id)
+    assert a.rows("SELECT k FROM items") == [("y",)]
+    assert a.held() == 0
+
+
+def test_a_row_that_refers_to_itself_by_number_comes_back(make_hosts: MakeHosts) -> None:
+    """Its parent is there as soon as it is."""
+    a, b = hosts_of_today(
+        make_hosts,
+        *("a", "b"),
+        ddl="CREATE TABLE items (id INTEGER PRIMARY KEY, k TEXT NOT NULL UNIQUE, v,"
+        " boss INTEGER NOT NULL REFERENCES items (id))",
+        tables={"items": ["k"]},
+    )
+    a.write("INSERT INTO items VALUES (7, 'x', 1, 7)")
+    settle(a, b)
+    a.replica.restore(lost_to_a_death(a, b).id)
+    settle(a, b)
+    for host in (a, b):
+        assert host.rows("SELECT v FROM items WHERE boss = id") == [(2,)]
