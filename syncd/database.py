@@ -452,9 +452,12 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         if not self._create and not self.path.exists():
             raise DatabaseMissing(f"there is no database {self.path}")
-        return _configured(
-            sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
-        )
+        raw = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
+        try:
+            return _configured(raw)
+        except BaseException:
+            raw.close()  # what is no database is found out by the first pragma
+            raise
 
 
 def _configured(raw: sqlite3.Connection) -> sqlite3.Connection:
