@@ -134,6 +134,7 @@ class AccessLog:
                 self.flush()
             except sqlite3.Error as error:
                 log.error("the access log cannot be written yet: %s", error)
+        self._store.close()  # this thread's connection
 
     def _write(self, group: Sequence[Entry]) -> None:
         if not group:

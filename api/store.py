@@ -72,6 +72,12 @@ class Store:
         connection: sqlite3.Connection = self._local.connection
         return connection
 
+    def close(self) -> None:
+        """Close the calling thread's connection."""
+        if hasattr(self._local, "connection"):
+            self._local.connection.close()
+            del self._local.connection
+
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
