@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import flask
-from werkzeug.serving import make_server
+from werkzeug.serving import ThreadedWSGIServer
 from werkzeug.test import TestResponse
 
 import syncd
@@ -209,7 +209,7 @@ class Served:
         self._app = app
         self.requests: list[str] = []
         self.fail_after: int | None = None
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self._server = _Server("127.0.0.1", 0, self._answer)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
@@ -222,7 +222,7 @@ class Served:
         return self.requests.count(path)
 
     def stop(self) -> None:
-        """Close the socket."""
+        """Close the socket, and wait for those who answer to close their connections."""
         self._server.shutdown()
         self._thread.join(10)
         self._server.server_close()
@@ -234,6 +234,10 @@ class Served:
             return [b""]
         self.requests.append(environ["PATH_INFO"])
         return self._app(environ, start_response)
+
+
+class _Server(ThreadedWSGIServer):
+    daemon_threads = False  # so that closing it waits for its threads
 
 
 @contextlib.contextmanager
