@@ -157,6 +157,43 @@ def test_a_value_that_lost_to_a_death_comes_back_to_a_row_that_is_inserted_again
     assert a.devices() == b.devices() == {"d": ("new", "lost")}
 
 
+REFUSED = {
+    "a parent that is gone": (
+        "REFERENCES parents (name)",
+        "DELETE FROM parents WHERE name = 'of a'",
+        "could not show",
+    ),
+    "a value that another has": (
+        "UNIQUE ON CONFLICT REPLACE",
+        "INSERT INTO items VALUES ('y', 'of a')",
+        "cannot be 'of a' now",
+    ),
+}
+
+
+@pytest.mark.parametrize(("demand", "then", "why"), REFUSED.values(), ids=REFUSED)
+def test_a_value_that_would_take_a_row_away_is_not_restored(
+    make_hosts: MakeHosts, demand: str, then: str, why: str
+) -> None:
+    """Neither its own, which would be held from then on, nor another one."""
+    ddl = f"""CREATE TABLE parents (name TEXT PRIMARY KEY);
+        CREATE TABLE items (k TEXT PRIMARY KEY, p TEXT {demand})"""
+    a, b = make_hosts("a", "b", ddl=ddl, tables={"parents": None, "items": None})
+    a.write("INSERT INTO parents VALUES ('of a'), ('of b')")
+    a.write("INSERT INTO items VALUES ('x', NULL)")
+    settle(a, b)
+    b.clock.ms += 1_000
+    for host in (a, b):
+        host.write("UPDATE items SET p = ?", f"of {host.node}")
+    settle(a, b)
+    a.write(then)
+    before = a.rows("SELECT * FROM items ORDER BY k")
+    (lost,) = a.replica.conflicts()
+    with pytest.raises(NotRestorable, match=why):
+        a.replica.restore(lost.id)
+    assert a.rows("SELECT * FROM items ORDER BY k") == before
+
+
 def test_a_key_with_a_nul_is_told_whole(make_hosts: MakeHosts) -> None:
     """What comes behind it tells the row from another one."""
     a, b = make_hosts("a", "b")
