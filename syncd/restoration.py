@@ -121,7 +121,7 @@ def _wrote_one(connection: Connection, sql: str) -> bool:
 
 
 def _taken_away(connection: Connection, table: Table, lost: Conflict) -> Mapping[str, str]:
-    """Return the row that a death took away here, as `Conflict.lost_row` has it."""
+    """Return the row that a death took away here: SQL literals by column."""
     problem = f"{lost.table} does not show the row ({lost.key})"
     is_held = (
         f"SELECT EXISTS (SELECT 1 FROM {table.shadow} AS h"
