@@ -45,6 +45,24 @@ def test_a_lost_value_is_listed_and_written_back(pair: tuple[CliHost, CliHost]) 
     assert "of a" in a.run("conflicts").stdout
 
 
+def test_a_row_that_another_host_deleted_comes_back(pair: tuple[CliHost, CliHost]) -> None:
+    """With the value that was written to it meanwhile, and everywhere."""
+    a, b = pair
+    take(a, b, "first")
+    a.sql("UPDATE note SET body = 'kept'")
+    time.sleep(0.02)
+    b.sql("DELETE FROM note")
+    take(a, b, "second")
+    assert a.notes() == {}
+    lost = a.json("conflicts")[0]
+    assert (lost["lost_value"], lost["won_by_death"]) == ("kept", True)
+    assert "a deletion" in a.run("conflicts").stdout
+    restored = a.run("conflicts", "restore", str(lost["id"]))
+    assert "note ('it''s'): body is 'kept' again" in restored.stdout
+    take(b, a, "third")
+    assert a.notes() == b.notes() == {"it's": "kept"}
+
+
 def test_conflicts_are_chosen_by_table_and_time(pair: tuple[CliHost, CliHost]) -> None:
     """A table that there is none of is a mistake, and so is a time that is none."""
     a, b = pair
