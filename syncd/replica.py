@@ -401,7 +401,8 @@ class Replica:
             lost = restoration.restore(connection, conflict, now_ms=self.wall_ms())
             if lost.reason == held.DISPLACED:
                 merge.settle_now(connection, self.wall_ms())
-            with connection.undone():  # by the fold that comes with what is sent next
+            # What was written waits for the fold as anybody's writes do; here it is only tried out.
+            with connection.undone():
                 self._fold_rest(connection)
                 restoration.require_shown(connection, lost)
             return lost

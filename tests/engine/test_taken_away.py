@@ -296,20 +296,20 @@ def test_a_row_is_kept_once_however_many_of_its_values_lost(pair: list[Host]) ->
     assert a.rows("SELECT ends, serial, value FROM licences") == [("2027", "other", 1)]
 
 
-def items(make_hosts: MakeHosts, columns: str, more: str = "", **key: Key) -> list[Host]:
-    """Make two hosts with a table of one more column, of which a has lost a value to a death.
+def items(make_hosts: MakeHosts, columns: str, more: str = "", **tables: Key) -> list[Host]:
+    """Make two hosts that share the items x and y.
 
-    The row is x, and y has been there as well.
+    columns: what an item has beside its key and v. more: further DDL. tables: as configured.
     """
     ddl = f"CREATE TABLE items (k TEXT PRIMARY KEY, v, {columns}); {more}"
-    a, b = hosts_of_today(make_hosts, "a", "b", ddl=ddl, tables={"items": None, **key})
+    a, b = hosts_of_today(make_hosts, "a", "b", ddl=ddl, tables={"items": None, **tables})
     a.write("INSERT INTO items (k, v) VALUES ('x', 1), ('y', 1)")
     settle(a, b)
     return [a, b]
 
 
 def lost_to_a_death(a: Host, b: Host) -> Conflict:
-    """Let b delete x while a, not knowing, writes to it; return what was lost on a."""
+    """Let b delete x while a, not knowing, writes to its v; return what was lost on a."""
     a.write("UPDATE items SET v = 2 WHERE k = 'x'")
     b.clock.ms += 1_000
     b.write("DELETE FROM items WHERE k = 'x'")
@@ -331,10 +331,7 @@ def test_a_table_may_have_any_number_of_columns_that_stay(make_hosts: MakeHosts)
     assert a.rows("SELECT v, c0, c599 FROM items WHERE k = 'x'") == [(2, 1, "kept")]
 
 
-POLICIES = ("REPLACE", "IGNORE", "ABORT", "ROLLBACK")
-
-
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", ["REPLACE", "IGNORE", "ABORT", "ROLLBACK"])
 def test_no_row_makes_room_for_one_that_comes_back(make_hosts: MakeHosts, policy: str) -> None:
     """Whatever the table does where one that is inserted has a value of another."""
     a, b = items(make_hosts, f"w UNIQUE ON CONFLICT {policy}")
