@@ -114,7 +114,7 @@ class _Server:
                 now_ms = self._replica.wall_ms()
                 return _bundled(*wire.asked_back(asked, self._replica.config.node, now_ms))
             # Who does not know whom it asks has not told what it has heard of this host.
-            self._replica.learn(asked.forks, told)
+            self._replica.guard.learn(asked.forks, told)
         news = self._replica.news()
         header, frame = self._answer_of(asked)
         is_empty = not frame.sections and frame.claim is not None and frame.snapshot is None
@@ -174,7 +174,7 @@ class _Server:
     def status(self, body: bytes) -> bytes:
         """Answer how far this replica is."""
         asked = bundle.decode(body, wire.StatusRequest)
-        self._replica.learn(asked.forks)
+        self._replica.guard.learn(asked.forks)
         return bundle.encode(
             wire.StatusAnswer(
                 node=self._replica.config.node,

@@ -265,6 +265,14 @@ def take_journal(connection: Connection, now_ms: int, *, minted_under: bytes | N
     return remaining
 
 
+def take_whole_journal(
+    connection: Connection, now_ms: int, *, minted_under: bytes | None = None
+) -> None:
+    """Fold the journal to its end; arguments as of `take_journal`."""
+    while changelog.unfolded(connection):
+        take_journal(connection, now_ms, minted_under=minted_under)
+
+
 def settle_now(connection: Connection, now_ms: int) -> None:
     """Decide what shows of the rows that have new entries. The journal must be folded."""
     _settle(connection, load_tables(connection), [], now_ms)

@@ -13,12 +13,13 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from syncd import (
+    admission,
     bundle,
     changelog,
     compaction,
@@ -29,66 +30,33 @@ from syncd import (
     future,
     held,
     merge,
-    peers,
-    rebirth,
-    restamp,
     restoration,
     schema,
-    shadow,
     snapshot,
+    status,
     upgrade,
     waiting,
     withdrawal,
 )
 from syncd.bundle import Frame, Header, Mark, Progress
-from syncd.clock import WallClock, hlc_of_ms, ms_of_hlc, system_wall_ms
+from syncd.clock import WallClock, hlc_of_ms, system_wall_ms
 from syncd.config import Config
 from syncd.conflicts import Conflict
 from syncd.database import Connection, Database
 from syncd.enrolment import Enrolled
-from syncd.errors import BundleError, BundleGap, DatabaseError
-from syncd.forks import Fork
-from syncd.held import Ahead, Held
+from syncd.errors import BundleError, DatabaseError
+from syncd.guard import Guard
+from syncd.held import Held
 from syncd.identity import Identity
 from syncd.marks import Marks
 from syncd.merge import Counts
 from syncd.peerbook import PeerBook
-from syncd.peers import PeerState
+from syncd.status import Status
 from syncd.vector import ORIGIN_BYTES, Vector
 
 log = logging.getLogger(__name__)
 
 _LOST_VALUES = "values that it vouched for went with a column or a table"
-
-
-@dataclass(frozen=True)
-class Status:
-    """A replica at one moment. tables: rows that show, by table. journal: writes not yet folded.
-
-    adrift: tables that were migrated without `syncd init` since, with the columns that are gone;
-    nothing is sent until it is run, and what comes for them is held.
-    clock_ahead_ms: how far this replica's last stamp is ahead of its host's clock. ahead: hosts of
-    which changes are held because they come from the future.
-    renewed_ms and renewed_why: when and why this file last had to take a new origin. forks: origins
-    under which two files have written. forgotten_ms: the time of the newest deletion that is
-    forgotten here.
-    """
-
-    node: str
-    origin: str
-    tables: dict[str, int]
-    adrift: dict[str, tuple[str, ...]]
-    journal: int
-    clock_ahead_ms: int
-    ahead: tuple[Ahead, ...]
-    held: int
-    conflicts: int
-    vector: Vector
-    renewed_ms: int | None
-    renewed_why: str | None
-    forks: tuple[Fork, ...]
-    forgotten_ms: int | None
-    peers: tuple[PeerState, ...]
 
 
 @dataclass(frozen=True)
@@ -121,6 +89,11 @@ class Replica:
         return PeerBook(self._database, self.config, self.wall_ms)
 
     @property
+    def guard(self) -> Guard:
+        """What keeps two files from writing under this replica's origin."""
+        return Guard(self._database, self._identity, self.wall_ms)
+
+    @property
     def marks(self) -> Marks:
         """What this host, and those it knows, have said of themselves."""
         return self._identity.marks
@@ -135,7 +108,7 @@ class Replica:
         with self._database.write() as connection:
             before = changelog.origin(connection) if known else None
             if known:
-                self._fold_rest(connection)
+                merge.take_whole_journal(connection, self.wall_ms())
             enrolled = enrolment.enrol(
                 connection,
                 self.config.tables,
@@ -146,7 +119,7 @@ class Replica:
                     lambda: self._identity.renew(connection, _LOST_VALUES, self.wall_ms())
                 ),
             )
-            self._fold_rest(connection)
+            merge.take_whole_journal(connection, self.wall_ms())
             self._release(connection)
             # Rows that were there already may break what their tables demand.
             merge.take_journal(connection, self.wall_ms())
@@ -157,13 +130,13 @@ class Replica:
                 # Before anybody else can see the file, and take it for a copy.
                 self._identity.begin(connection, self.wall_ms())
         if is_another:
-            self._begin()
+            self.guard.begin()
         self._database.make_wal()
         return enrolled
 
     def fold(self) -> None:
         """Take what was written into the changelog, in short slices of the write lock."""
-        self._guard()
+        self.guard.check()
         while True:
             with self._database.read() as connection:
                 if not changelog.unfolded(connection):
@@ -216,7 +189,7 @@ class Replica:
 
     def origin(self) -> bytes:
         """Return the identity under which this replica's changes are born."""
-        self._guard()
+        self.guard.check()
         with self._database.read() as connection:
             schema.require_enrolled(connection)
             return changelog.origin(connection)
@@ -289,7 +262,7 @@ class Replica:
         that this replica has said of itself; None if it does not know yet whom it asks, and will
         ask again.
         """
-        if self._guard(None if told is None else since, told or ()):
+        if self.guard.check(None if told is None else since, told or ()):
             # They counted in the changelog of the origin that is no more.
             after, progress = 0, None
         with self.snapshot() as connection:
@@ -301,7 +274,7 @@ class Replica:
             frame = extraction.frame_after(connection, after, has, snapshot=part)
             top = held.last_position(connection)
         # What comes behind this frame is of the same moment: one note for all of a pull.
-        mark = self._note_sending(mine[header.origin], top)
+        mark = self.guard.note_sending(mine[header.origin], top)
         says_nothing = not frame.sections and since.covers(frame.claim or {})
         others = mine.keys() - {header.origin}
         marks = {} if says_nothing else self.marks.to_pass_on(others)
@@ -344,20 +317,20 @@ class Replica:
 
         Acknowledged means durable: when this returns, it is committed.
         """
-        self.learn(header.forks)
+        self.guard.learn(header.forks)
         with self._database.read() as connection:
-            is_idle = _says_nothing_new(connection, header, frame)
+            is_idle = admission.says_nothing_new(connection, header, frame)
         if is_idle:
             self.peers.hear(header.origin, header.node, Vector(header.vector))
             self.release()
             return Counts()
-        self._meet(header)
+        self.guard.meet(header)
         # Before the lock is had another frame may come: what is found here is found out again.
         with self._database.scratch() as connection:
-            self._refuse_gap(connection, header, frame)
+            admission.refuse_gap(connection, header, frame)
             staged = merge.stage(connection, frame)
         with self.writing() as connection:
-            self._refuse_gap(connection, header, frame)
+            admission.refuse_gap(connection, header, frame)
             counts = merge.merge_frame(
                 connection,
                 header,
@@ -378,7 +351,7 @@ class Replica:
 
     def merge_packed(self, header: Header, packed: bytes) -> Counts:
         """Merge one frame as it stands in a bundle; changes none of which is news are counted."""
-        self._meet(header)
+        self.guard.meet(header)
         with self._database.read() as connection:
             mine = forks.shared(connection, changelog.vector(connection))
         # A bundle may have more than its header says, if it was made while its sender went on.
@@ -403,7 +376,7 @@ class Replica:
                 merge.settle_now(connection, self.wall_ms())
             # What was written waits for the fold as anybody's writes do; here it is only tried out.
             with connection.undone():
-                self._fold_rest(connection)
+                merge.take_whole_journal(connection, self.wall_ms())
                 restoration.require_shown(connection, lost)
             return lost
 
@@ -419,32 +392,7 @@ class Replica:
         """Return the replica's state without changing it."""
         with self._database.read() as connection:
             schema.require_enrolled(connection)
-            mine = changelog.vector(connection)
-            forgotten = compaction.horizon(connection)
-            forgotten_ms = ms_of_hlc(forgotten.hlc) if forgotten.seqs else None
-            return Status(
-                node=self.config.node,
-                origin=changelog.origin(connection).hex(),
-                tables={
-                    table.name: connection.value(f"SELECT count(*) FROM {table.sql}")
-                    for table in schema.load_tables(connection).values()
-                },
-                adrift=schema.adrift(connection),
-                journal=changelog.unfolded(connection),
-                clock_ahead_ms=max(0, ms_of_hlc(restamp.clock(connection)) - self.wall_ms()),
-                ahead=tuple(held.ahead(connection, self.wall_ms(), self._hlc_max())),
-                held=_held(connection),
-                conflicts=connection.value("SELECT count(*) FROM syncd_conflict"),
-                vector=mine,
-                renewed_ms=connection.value("SELECT renewed_ms FROM syncd_replica"),
-                renewed_why=connection.value("SELECT renewed_why FROM syncd_replica"),
-                forks=tuple(forks.listed(connection)),
-                forgotten_ms=forgotten_ms,
-                peers=tuple(
-                    peers.state(connection, mine, forgotten.seqs, peer.name)
-                    for peer in self.config.peers
-                ),
-            )
+            return status.read(connection, self.config, self.wall_ms())
 
     @contextlib.contextmanager
     def rehearsal(self) -> Iterator[Replica]:
@@ -483,82 +431,6 @@ class Replica:
             schema.require_enrolled(connection)
             return forks.known(connection)
 
-    def learn(self, told: Mapping[bytes, int], about_us: Sequence[Mark] = ()) -> None:
-        """Follow what a host knows of forks; if that is news, the vector goes back.
-
-        about_us: what it has heard that this replica has said. It tells better where histories
-        parted than a fork does, which may be that of two others.
-        """
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            if not forks.are_news(connection, told):
-                return
-        if about_us:
-            self._guard(told=about_us)
-        with self._database.write() as connection:
-            forks.learn(connection, told)
-
-    def _guard(self, claimed: Vector | None = None, told: Sequence[Mark] = ()) -> bool:
-        """Take a new origin if this file cannot be the one that wrote under its present one.
-
-        claimed: what a peer says it has. told: what it says that this replica has said. Returns
-        whether it had to.
-        """
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            seen = (claimed or Vector())[changelog.origin(connection)]
-            if self._identity.doubt(connection, seen, told) is None:
-                return False
-        with self._database.write() as connection:
-            seen = (claimed or Vector())[changelog.origin(connection)]
-            reason = self._identity.doubt(connection, seen, told)
-            if reason is None:
-                return False
-            former = changelog.origin(connection)
-            ordinal = connection.value("SELECT origin FROM syncd_replica")
-            sent = self._identity.sent(connection, seen, told)
-            self._identity.renew(connection, reason, self.wall_ms())
-            if sent is not None:
-                rebirth.take_along(connection, ordinal, sent.shared)
-            if sent is not None and sent.shared < sent.seq:
-                # Hosts that were told this history skip the other, and the other way round.
-                forks.learn(connection, {former: sent.shared})
-            forks.hold_back(connection)
-            self._fold_rest(connection, minted_under=former)
-        self._begin()
-        return True
-
-    def _meet(self, header: Header) -> None:
-        """Follow what a sender knows of forks and marks, before any of what it has is merged."""
-        self.learn(header.forks)
-        marks = {origin: list(told) for origin, told in header.marks.items()}
-        if header.mark is not None:
-            marks.setdefault(header.origin, []).append(header.mark)
-        with self._database.read() as connection:
-            schema.require_enrolled(connection)
-            about_us = marks.pop(changelog.origin(connection), [])
-        self._guard(Vector(header.vector), about_us)
-        self.marks.hear_rumours(marks)
-
-    def _begin(self) -> None:
-        with self._database.write() as connection:
-            self._identity.begin(connection, self.wall_ms())
-
-    def _note_sending(self, seq: int, position: int) -> Mark | None:
-        """Remember what is about to be said of this replica; return its mark.
-
-        None if another process has taken a new origin meanwhile.
-        """
-        mark = None if self._identity.must_note(seq, position) else self.marks.last(seq)
-        if mark is None:
-            # What a peer has seen of us must not be undone by a power loss: the numbers would be
-            # given out again.
-            with self._database.write(durable=True) as connection:
-                self._identity.note_sending(connection, seq, position, self.wall_ms())
-            self._identity.settle()
-            mark = self.marks.last(seq)
-        return mark
-
     def _release(self, connection: Connection) -> None:
         merge.release(connection, now_ms=self.wall_ms(), drift_ms=self.config.sync.max_clock_drift)
 
@@ -578,7 +450,7 @@ class Replica:
         """Open a write transaction in which nothing waits for the fold."""
         self.fold()
         with self._database.write() as connection:
-            self._fold_rest(connection)
+            merge.take_whole_journal(connection, self.wall_ms())
             yield connection
 
     @contextlib.contextmanager
@@ -594,51 +466,5 @@ class Replica:
                 yield connection
                 return
         with self._database.write() as connection:
-            self._fold_rest(connection)
+            merge.take_whole_journal(connection, self.wall_ms())
             yield connection
-
-    def _fold_rest(self, connection: Connection, *, minted_under: bytes | None = None) -> None:
-        while changelog.unfolded(connection):
-            merge.take_journal(connection, self.wall_ms(), minted_under=minted_under)
-
-    def _refuse_gap(self, connection: Connection, header: Header, frame: Frame) -> None:
-        mine = changelog.vector(connection)
-        if snapshot.is_needed(mine, frame):
-            if not snapshot.continues(connection, mine, header.origin, frame):
-                raise BundleGap(f"the snapshot of {header.node} continues from what is not here")
-            return
-        position, _ = peers.cursor(connection, header.origin)
-        if mine.covers(header.since) and frame.after <= position:
-            return
-        missing = ", ".join(
-            f"{_named(connection, origin)} from {mine[origin] + 1} to {seq}"
-            for origin, seq in header.since.items()
-            if mine[origin] < seq
-        )
-        raise BundleGap(
-            f"the bundle of {header.node} continues from changes that are not here"
-            + (f": {missing}" if missing else "")
-        )
-
-
-def _held(connection: Connection) -> int:
-    count: int = connection.value("SELECT count(*) FROM syncd_held")
-    for table in schema.load_tables(connection).values():
-        count += shadow.hidden(connection, table)
-    return count
-
-
-def _says_nothing_new(connection: Connection, header: Header, frame: Frame) -> bool:
-    """Recognise the answer of a peer that has no news, to leave the file alone."""
-    position, is_end = peers.cursor(connection, header.origin)
-    if frame.sections or position < frame.position or not is_end:
-        return False
-    claim = frame.claim or {}
-    told = peers.told(connection, header.origin)
-    if not set(header.withdrawn) <= set(withdrawal.known(connection)):
-        return False
-    return changelog.vector(connection).covers(claim) and told.covers(header.vector)
-
-
-def _named(connection: Connection, origin: bytes) -> str:
-    return peers.node_of(connection, origin) or f"unknown host {origin.hex()[:8]}"

@@ -15,7 +15,7 @@ from syncd.database import RawText
 from syncd.held import DISPLACED, Held
 from syncd.inspection import json_value
 from syncd.peers import Contact, PeerState
-from syncd.replica import Status
+from syncd.status import Status
 from syncd.verify import EQUAL, Verdict
 
 _COUNTS = {

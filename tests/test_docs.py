@@ -40,9 +40,9 @@ from syncd import (
     extraction,
     nonces,
     peers,
-    replica,
     schema,
     signing,
+    status,
     wire,
 )
 from syncd.cli import cli
@@ -303,7 +303,7 @@ class TestNames:
         known = {error.code for error in error_classes()}
         known |= {key.rpartition(".")[2] for key, _ in config_keys(Config)}
         known |= Settings.model_fields.keys()
-        known |= {field.name for field in dataclasses.fields(replica.Status)}
+        known |= {field.name for field in dataclasses.fields(status.Status)}
         known |= {field.name for field in dataclasses.fields(peers.PeerState)}
         known |= set(re.findall(r"CREATE TABLE (\w+)", schema._BOOKKEEPING))
         known |= set(re.findall(r"^    (\w+)[ ,]", schema._BOOKKEEPING, re.M))

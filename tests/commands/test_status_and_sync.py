@@ -76,7 +76,7 @@ def test_status_names_origins_that_have_forked(a: CliHost, b: CliHost) -> None:
     origin = b.json("status")["origin"]
     assert a.json("status")["forks"] == []
     with contextlib.closing(syncd.Replica(syncd.load_config(a.config, {}))) as replica:
-        replica.learn({bytes.fromhex(origin): 7})
+        replica.guard.learn({bytes.fromhex(origin): 7})
     assert a.json("status")["forks"] == [{"node": "b", "origin": origin, "seq": 7}]
     text = a.run("status").stdout
     assert f"b: two files have written under origin {origin}, beyond change 7" in text

@@ -232,7 +232,7 @@ def _as_configured(host: Host, folder: Path) -> Replica:
 
 def _live(a: Host, b: Host, c: Host) -> None:
     """Let hosts live through all that leaves a trace on the first of them."""
-    a.replica.learn({FORKED: 7})
+    a.replica.guard.learn({FORKED: 7})
     _write_rows(a, b)
     settle(a, b)
     _forget(a, b)

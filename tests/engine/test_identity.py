@@ -80,7 +80,7 @@ def pull_on(receiver: Replica, sender: Replica) -> None:
         server = sender.origin()
         rumours = receiver.marks.rumours_of(server)
         told = [mark for mark in (receiver.marks.last_of(server), *rumours) if mark]
-        sender.learn(receiver.forks())
+        sender.guard.learn(receiver.forks())
         header, frame = sender.changes_since(
             receiver.vector(), receiver.peers.cursor(server), told=told
         )
@@ -333,7 +333,7 @@ def test_a_forked_origin_counts_no_further(tmp_path: Path) -> None:
     add(path, "one", "two", "three")
     pull(b, a)
     before = a.origin()
-    a.learn({before: 1})
+    a.guard.learn({before: 1})
     assert a.origin() != before
     assert a.vector()[before] == 1
     pull(b, a)
@@ -359,7 +359,7 @@ def test_a_file_from_before_a_fork_can_be_read(tmp_path: Path) -> None:
     a = open_replica(path, "a")
     add(path, "new-1", "new-2", "new-3")
     pull(c, a)
-    c.learn({before: 0})
+    c.guard.learn({before: 0})
     pull(b, c)
 
     for frame in of_then:

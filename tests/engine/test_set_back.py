@@ -184,7 +184,7 @@ def test_a_file_that_tells_of_a_fork_is_read_for_what_it_has(
     a.set_back()
     a.add(*sorted(NEW))
     pull(b.replica, a.replica)
-    c.replica.learn({forked: 0})
+    c.replica.guard.learn({forked: 0})
     take_in(b, exported(c))
     assert b.names == LOST | NEW
 
@@ -208,7 +208,7 @@ def test_deletions_that_are_forgotten_hide_no_other_history(
     a.add("new-1", "new-2")
     pull(b.replica, a.replica)
     for host in (b, c):
-        host.replica.learn({forked: shared})
+        host.replica.guard.learn({forked: shared})
     meet(b, c)
     assert b.names == c.names == {"early", "new-1", "new-2"}
     assert b.replica.vector() == c.replica.vector()
@@ -373,7 +373,7 @@ def test_a_fork_is_followed_as_far_as_the_mark_that_comes_with_it_says(
     twin.replica.close()
     mark = c.replica.marks.last_of(forked)
     assert mark is not None
-    a.replica.learn({forked: 3}, [mark])
+    a.replica.guard.learn({forked: 3}, [mark])
     assert a.replica.forks() == {forked: 1}
 
 

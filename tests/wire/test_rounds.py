@@ -194,7 +194,7 @@ def test_a_push_begins_anew_where_its_receiver_has_less_than_it_said(meet: Meet)
     def learning(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if environ["PATH_INFO"] == wire.PUSH:
             pushes.append(environ)
-            there.replica.learn({here.replica.origin(): 0} if len(pushes) == 2 else {})
+            there.replica.guard.learn({here.replica.origin(): 0} if len(pushes) == 2 else {})
         return there.app(environ, start_response)
 
     with served(learning) as server:
