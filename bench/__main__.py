@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from bench import workload
 from bench.workload import INSERT, ROWS, SINGLE_TRANSACTIONS, UPDATE, UPDATES, Row
-from syncd import Replica, bundle
+from syncd import Replica, codec
 from syncd.bundle import Frame, Header
 from syncd.vector import Vector
 
@@ -152,7 +152,7 @@ def _export(replica: Replica, since: Vector) -> tuple[float, Exported]:
     def work() -> None:
         header, frames = replica.frames_since(since)
         headers.append(header)
-        packed.extend(bundle.compress(frame) for frame in frames)
+        packed.extend(codec.compress(frame) for frame in frames)
 
     seconds = workload.timed(work)
     return seconds, (headers[0], packed)
@@ -172,8 +172,8 @@ def _merge(replica: Replica, exported: Exported) -> float:
 def _size(exported: Exported) -> int:
     header, packed = exported
     stream = io.BytesIO()
-    frames: list[Frame] = [bundle.decompress(frame) for frame in packed]
-    return bundle.write(stream, header, frames)
+    frames: list[Frame] = [codec.decompress(frame) for frame in packed]
+    return codec.write(stream, header, frames)
 
 
 def _content(connection: sqlite3.Connection) -> list[tuple[object, ...]]:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from syncd import Config, Replica, bundle
+from syncd import Config, Replica, codec
 
 HOSTS = 50
 ROWS_A_HOST = 20
@@ -151,7 +151,7 @@ def _pull(receiver: Replica, sender: Replica) -> tuple[int, int]:
         after = receiver.peers.cursor(sender.origin())
         header, frame = sender.changes_since(receiver.vector(), after)
         stream = io.BytesIO()
-        bundle.write(stream, header, [frame])
+        codec.write(stream, header, [frame])
         size += len(stream.getvalue())
         rows += sum(len(section) for section in frame.sections)
         receiver.merge(header, frame)

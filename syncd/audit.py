@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 from syncd import capture, changelog, missed
 from syncd.bundle import Column
-from syncd.database import Connection, literal_of
+from syncd.database import Connection
 from syncd.introspection import Definition, redefine
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, adrift, load_tables
+from syncd.literals import literal_of
+from syncd.schema import adrift, load_tables
+from syncd.table import ALIVE_BIT, DEAD_BIT, Table
 
 DAMAGE, TRIGGER, COLUMNS, BIRTH, DEATH = (
     "file damaged",

@@ -8,8 +8,9 @@ nothing journalled, until all of it is done: the seqs are those that the journal
 from __future__ import annotations
 
 from syncd import changelog, times
-from syncd.database import Connection, quoted
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
+from syncd.database import Connection
+from syncd.literals import quoted
+from syncd.table import ALIVE_BIT, DEAD_BIT, Column, Table
 
 LOWEST_HLC = 0
 

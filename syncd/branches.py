@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from syncd.database import quoted
-from syncd.introspection import ForeignKey
-from syncd.schema import Table
+from syncd.demands import ForeignKey
+from syncd.literals import quoted
+from syncd.table import Table
 
 
 def own(table: Table, references: Sequence[ForeignKey]) -> list[ForeignKey]:

@@ -1,42 +1,19 @@
-"""Bundles: changes as bytes, the same for HTTP and for files.
+"""What a bundle says: who speaks, what it has, and changes in frames.
 
-A bundle is a magic number and a sequence of records: one header, frames, one end. A frame holds
-whole changes, columns stored as columns, as zstd-compressed MessagePack of bounded size. Decoding
-is typed: whatever the bytes are, the outcome is a valid value or a `BundleError`, in memory bounded
-by `FRAME_BYTES_MAX`. The format is described for other implementations in docs/protocol.md.
-
-This module knows nothing of databases or keys; who signed a bundle is the caller's business.
+A frame holds whole changes, columns as columns. How they are bytes is the business of `codec`, who
+signed them that of the caller. This module knows nothing of databases.
 """
 
 from __future__ import annotations
 
 import itertools
-import operator
-import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, BinaryIO, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
 
 import msgspec
-import zstandard
 
-from syncd.errors import BundleError, BundleTooLarge, BundleTruncated
-from syncd.vector import ORIGIN_BYTES, Vector
-
-FORMAT = 1
-_MAGIC_BEFORE_FORMAT = b"syncd\x1a"
-MAGIC = _MAGIC_BEFORE_FORMAT + bytes([FORMAT]) + b"\n"
-
-FRAME_BYTES_TARGET = 4 * 1024 * 1024
-"""Raw size a sender aims for. Only a single row larger than this makes a larger frame."""
-FRAME_BYTES_MAX = 64 * 1024 * 1024
-"""Raw size above which a frame is neither sent nor read."""
-RECORD_BYTES_MAX = FRAME_BYTES_MAX + 64 * 1024
-"""Size of one record on the wire, compressed."""
-_HEADER_BYTES_MAX = 1024 * 1024
-OBJECTS_MAX = 8 * 1024 * 1024
-"""MessagePack objects above which a message is not decoded. One byte can be an object that takes 70
-bytes of memory; the whole rows of an honest frame come to some 4 million at the most."""
+from syncd.errors import BundleError
+from syncd.vector import ORIGIN_BYTES
 
 NO_EXISTENCE, ALIVE, DEAD = 0, 1, 2
 
@@ -178,198 +155,6 @@ class Frame(msgspec.Struct, frozen=True, omit_defaults=True):
     snapshot: Snapshot | None = None
 
 
-class _Stamps(msgspec.Struct, frozen=True):
-    """A section as far as `outline` reads it."""
-
-    table: str
-    origins: list[int]
-    seqs: list[Int64]
-
-
-class _Outline(msgspec.Struct, frozen=True):
-    """A frame as far as `outline` reads it."""
-
-    origins: list[Origin]
-    nodes: list[str]
-    sections: list[_Stamps]
-    after: Seq
-    position: Seq
-    claim: Seqs | None
-    snapshot: Snapshot | None = None
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What a frame is without its changes.
-
-    bare: the frame, without sections. reach: who has merged that lacks none of its changes, and
-    nothing that it claims or says is forgotten. changes: how many of each table it has.
-    """
-
-    bare: Frame
-    reach: Vector
-    changes: dict[str, int]
-
-
-class End(msgspec.Struct, frozen=True):
-    """The last record; without it the bundle is cut off."""
-
-    frames: int
-
-
-_RECORD = struct.Struct(">cI")
-_HEADER, _FRAME, _END = b"H", b"F", b"E"
-T = TypeVar("T")
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def write(stream: BinaryIO, header: Header, frames: Iterable[Frame]) -> int:
-    """Write a whole bundle; return the number of bytes."""
-    size = stream.write(MAGIC) + _write_record(stream, _HEADER, _encode(header))
-    sizes = [_write_record(stream, _FRAME, compress(frame)) for frame in frames]
-    return size + sum(sizes) + _write_record(stream, _END, _encode(End(len(sizes))))
-
-
-def compress(frame: Frame) -> bytes:
-    """Encode a frame; a raw size over the bound is a `BundleTooLarge`."""
-    try:
-        raw = _encode(_with_stamps(frame, _differences))
-    except UnicodeEncodeError as error:
-        raise BundleError(f"text that is not Unicode reached the encoder: {error}") from error
-    if len(raw) > FRAME_BYTES_MAX:
-        tables = ", ".join(sorted({section.table for section in frame.sections}))
-        raise BundleTooLarge(
-            f"a change of {len(raw)} bytes in {tables} is over the bound of {FRAME_BYTES_MAX}",
-            hint="Keep files of that size outside the database, or exclude the table.",
-        )
-    return zstandard.ZstdCompressor(level=1).compress(raw)
-
-
-def decompress(packed: bytes) -> Frame:
-    """Decode a frame and check that its parts fit together."""
-    frame = _with_stamps(decode(_unpack(packed), Frame), _sums)
-    _check(frame)
-    return frame
-
-
-def outline(packed: bytes) -> Outline:
-    """Decode what a frame is without its changes, passing over their values."""
-    found = decode(_unpack(packed), _Outline)
-    bare = Frame(
-        found.origins,
-        found.nodes,
-        [],
-        found.after,
-        found.position,
-        found.claim,
-        found.snapshot,
-    )
-    _check(bare)
-    reach = Vector(found.claim).join(found.snapshot.horizon if found.snapshot else {})
-    changes: dict[str, int] = {}
-    for section in found.sections:
-        last: dict[int, int] = {}
-        for number, seq in zip(section.origins, _sums(section.seqs), strict=False):
-            if seq > last.get(number, 0):
-                last[number] = seq
-        if not last.keys() <= set(range(len(found.origins))):
-            raise BundleError(f"table {section.table!r}: an origin that the frame does not name")
-        reach = reach.join({found.origins[number]: seq for number, seq in last.items()})
-        changes[section.table] = changes.get(section.table, 0) + len(section.origins)
-    return Outline(bare, reach, changes)
-
-
-def _with_stamps(frame: Frame, change: Callable[[Sequence[int]], list[int]]) -> Frame:
-    sections = [
-        msgspec.structs.replace(section, seqs=change(section.seqs), hlcs=change(section.hlcs))
-        for section in frame.sections
-    ]
-    return msgspec.structs.replace(frame, sections=sections)
-
-
-def _differences(values: Sequence[int]) -> list[int]:
-    """Return each value's difference from its predecessor, the first from zero."""
-    return list(map(operator.sub, values, itertools.chain((0,), values)))
-
-
-def _sums(differences: Sequence[int]) -> list[int]:
-    """Invert `_differences`."""
-    return list(itertools.accumulate(differences))
-
-
-def _unpack(packed: bytes) -> bytes:
-    try:
-        size = zstandard.frame_content_size(packed)
-        # A frame that does not name its size is refused: it could be of any.
-        if size < 0:
-            raise BundleError("a frame does not name its size")
-        if size > FRAME_BYTES_MAX:
-            raise BundleTooLarge(f"a frame unpacks to {size} bytes, the bound is {FRAME_BYTES_MAX}")
-        return zstandard.ZstdDecompressor().decompress(packed)
-    except zstandard.ZstdError as error:
-        raise BundleError(f"a frame cannot be unpacked: {error}") from error
-
-
-def decode(raw: bytes, kind: type[T]) -> T:
-    """Decode MessagePack into a type of this module, or raise `BundleError`."""
-    _refuse_swarm(raw)
-    try:
-        return msgspec.msgpack.decode(raw, type=kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise BundleError(f"malformed: {error}") from error
-
-
-def encode(value: Any) -> bytes:
-    """Encode a value of this module, or a small message, as MessagePack."""
-    return _encode(value)
-
-
-class Reader:
-    """Reads a bundle from a stream, one frame at a time.
-
-    The header is read at once; iterating yields frames and ends only where the bundle really does.
-    bytes_read: how much of the stream has been taken.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.bytes_read = 0
-        _check_magic(self._take(len(MAGIC)))
-        kind, payload = self._record(_HEADER_BYTES_MAX)
-        if kind != _HEADER:
-            raise BundleError("the bundle does not start with a header")
-        self.header = decode(payload, Header)
-
-    def __iter__(self) -> Iterator[Frame]:
-        return map(decompress, self.packed_frames())
-
-    def packed_frames(self) -> Iterator[bytes]:
-        """Yield the frames as they stand in the stream, not unpacked."""
-        for count in itertools.count():
-            kind, payload = self._record(RECORD_BYTES_MAX)
-            if kind == _END:
-                if decode(payload, End).frames != count:
-                    raise BundleError("the bundle's end does not count its frames right")
-                return
-            if kind != _FRAME:
-                raise BundleError("a record of unknown kind")
-            yield payload
-
-    def _record(self, bytes_max: int) -> tuple[bytes, bytes]:
-        kind, size = _RECORD.unpack(self._take(_RECORD.size))
-        if size > bytes_max:
-            raise BundleTooLarge(f"a record of {size} bytes, the bound is {bytes_max}")
-        return kind, self._take(size)
-
-    def _take(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        if len(data) < size:
-            raise BundleTruncated()
-        self.bytes_read += size
-        return data
-
-
 def select(section: Section, wanted: Sequence[bool]) -> Section:
     """Return the rows of a section that are wanted."""
 
@@ -409,52 +194,8 @@ def are_keys(names: Sequence[str], columns: Sequence[Column], rows: int) -> bool
     )
 
 
-def _write_record(stream: BinaryIO, kind: bytes, payload: bytes) -> int:
-    return stream.write(_RECORD.pack(kind, len(payload))) + stream.write(payload)
-
-
-def _check_magic(magic: bytes) -> None:
-    if magic == MAGIC:
-        return
-    before, found = magic[: len(_MAGIC_BEFORE_FORMAT)], magic[len(_MAGIC_BEFORE_FORMAT)]
-    if before == _MAGIC_BEFORE_FORMAT and found != FORMAT:
-        raise BundleError(
-            f"this bundle has format {found}, this version reads {FORMAT}",
-            hint="Run the version of syncd that wrote it, or a newer one.",
-        )
-    raise BundleError("this is not a syncd bundle")
-
-
-_PREFIX_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
-"""Of MessagePack's kinds that name their length (bin, ext, str): how many bytes name it."""
-_REST_BYTES = bytes(
-    {
-        **{0xA0 + size: size for size in range(32)},
-        **{0xC7: 1, 0xC8: 1, 0xC9: 1, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8},
-        **{0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8, 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17},
-        **{0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4},
-    }.get(kind, 0)
-    for kind in range(256)
-)
-"""What else stands behind the first byte of an object, its elements not counted."""
-
-
-def _refuse_swarm(raw: bytes) -> None:
-    """Count objects by their heads, where there are bytes enough for too many."""
-    position, end, objects = 0, len(raw), 0
-    while position < end and end - position + objects > OBJECTS_MAX:
-        kind = raw[position]
-        position += 1
-        if kind in _PREFIX_BYTES:
-            prefix = raw[position : position + _PREFIX_BYTES[kind]]
-            position += len(prefix) + int.from_bytes(prefix)
-        position += _REST_BYTES[kind]
-        objects += 1
-        if objects > OBJECTS_MAX:
-            raise BundleTooLarge(f"more than {OBJECTS_MAX} values in one message")
-
-
-def _check(frame: Frame) -> None:
+def check(frame: Frame) -> None:
+    """Raise `BundleError` if the parts of a frame do not fit together."""
     if len(frame.origins) != len(frame.nodes):
         raise BundleError("a frame's origins and nodes differ in number")
     for section in frame.sections:

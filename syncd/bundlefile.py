@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from syncd import bundle
-from syncd.bundle import Frame, Header, Reader
+from syncd import codec, packing
+from syncd.bundle import Frame, Header
+from syncd.codec import Reader
 from syncd.errors import BundleError, SignatureError
 from syncd.signing import FileSignature, Keyring
 
@@ -74,8 +75,8 @@ def _write_signed(
     stream: IO[bytes], keyring: Keyring, header: Header, frames: Iterable[Frame]
 ) -> int:
     hashing = _Hashing(stream)
-    size = bundle.write(cast(BinaryIO, hashing), header, frames)
-    size += stream.write(bundle.encode(keyring.sign_file(hashing.sha256.digest())))
+    size = codec.write(cast(BinaryIO, hashing), header, frames)
+    size += stream.write(packing.encode(keyring.sign_file(hashing.sha256.digest())))
     stream.flush()
     os.fsync(stream.fileno())
     return size
@@ -106,11 +107,11 @@ def _check(stream: IO[bytes], keyring: Keyring | None) -> None:
     for packed in Reader(cast(BinaryIO, hashing)).packed_frames():
         if keyring is None:
             # Nothing else would find a broken frame before the ones in front of it are merged.
-            bundle.decompress(packed)
+            codec.decompress(packed)
     sha256 = hashing.sha256.digest()
     trailer = stream.read(_TRAILER_BYTES_MAX)
     if keyring is None:
         return
     if not trailer:
         raise SignatureError("the file is not signed", hint="To take it all the same: --unsigned")
-    keyring.verify_file(sha256, bundle.decode(trailer, FileSignature))
+    keyring.verify_file(sha256, packing.decode(trailer, FileSignature))

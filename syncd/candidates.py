@@ -11,15 +11,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from syncd import branches, numbers, usertriggers
-from syncd.database import Connection, literal, literals_of, quoted
-from syncd.introspection import Constraints, ForeignKey, Unique
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
+from syncd import branches, numbers, orphans, usertriggers
+from syncd.changelog import NEW
+from syncd.database import Connection
+from syncd.demands import Constraints, Unique
+from syncd.literals import literal, quoted
 from syncd.shadow import hidden, hide, owned
+from syncd.table import ALIVE_BIT, DEAD_BIT, Column, Table
 
 _SIDE = ("value", "hlc", "origin", "seq")
-NEW = "e.position > (SELECT settled FROM syncd_replica)"
-"""The condition that entry `e` has come since it was last decided what shows."""
 
 
 class Candidates:
@@ -82,46 +82,11 @@ class Candidates:
 
         among_all: not only among the rows with new entries.
         """
-        table = self.table
-        rows = f"{table.sql} AS c"
-        if not among_all:
-            written = f"SELECT DISTINCT {self._cells} FROM {table.changes} AS e WHERE {NEW}"
-            rows = f"({written}) AS w CROSS JOIN {rows} ON {table.on_user('c', 'w')}"
-        return sum(
-            self._hide(self._left_behind(reference, rows))
-            for reference in self.demands.foreign_keys
-        )
+        references = self.demands.foreign_keys
+        return sum(self._hide(keys) for keys in orphans.queries(self.table, references, among_all))
 
     def _hide(self, keys: str) -> int:
         return hide(self._connection, self.table, keys, before=self._suspend)
-
-    def _left_behind(self, reference: ForeignKey, rows: str) -> str:
-        """Return the query of the keys of rows without this parent, and of what hangs on them.
-
-        rows: those among which to look, as `c`.
-        """
-        table = self.table
-        orphans = (
-            f"SELECT {', '.join(f'c.{part}' for part in table.identity)} FROM {rows}"
-            f" WHERE NOT {reference.is_met('c')} AND {self._can_tell_parent(reference)}"
-        )
-        lost = branches.query(orphans, table.sql, table.identity, self._own, self._can_tell_parent)
-        return (
-            f"SELECT {table.named_key('c')} FROM {table.sql} AS c"
-            f" WHERE ({', '.join(table.identity)}) IN ({lost})"
-        )
-
-    def _can_tell_parent(self, reference: ForeignKey) -> str:
-        """Return the condition that it can be remembered which parent row `c` of the user's has.
-
-        A number that no row has had yet says nothing, and would be lost.
-        """
-        numbered = [
-            f"{column.travelling('c')} IS NOT NULL"
-            for column in self.table.columns
-            if column.parent is not None and column.name in reference.columns
-        ]
-        return " AND ".join(numbered) or "true"
 
     def is_any_hidden(self) -> bool:
         """Say whether any row that is alive does not show."""
@@ -253,12 +218,18 @@ class Candidates:
         values of several columns. Stamps are those that decide it, with the origin's ordinal.
         beaten: which rows have lost in a knot, as a list or a query of what `self.beaten` has.
         """
+
+        def rivals(unique: Unique) -> str:
+            return self._rivals(
+                unique, f", {unique.value('w')} AS wanted, {unique.value('v')} AS had"
+            )
+
         pairs = [
-            f"SELECT {self.table.literals('c.syncd_')} AS key, {literal(_names(unique))} AS col,"
+            f"SELECT {self.table.literals('c.syncd_')} AS key, {literal(unique.name)} AS col,"
             f" r.wanted AS lost_value, {_unpacked('c', 'lost')},"
             f" {self.table.literals('r.')} AS won_key, r.had AS won_value, {_unpacked('r', 'won')},"
             " r.syncd_stamp > c.syncd_stamp AS is_newer"
-            f" FROM ({self._rivals(unique, _values(unique))}) AS r"
+            f" FROM ({rivals(unique)}) AS r"
             f" JOIN temp.{self._candidate} AS c ON c.syncd_id = r.id"
             " WHERE r.syncd_stamp IS NOT NULL"
             for unique in self.demands.uniques
@@ -385,16 +356,16 @@ class Candidates:
         keys = ", ".join(f"syncd_{cell} AS {cell}" for cell in self.table.key_cells)
         held = "".join(f", v.u{n}" for n in range(len(unique.terms)))
         wanting = (
-            f"SELECT {keys}, syncd_stamp, {_terms(unique)}"
-            f" FROM {self._named_like_table}{_where(unique)}"
+            f"SELECT {keys}, syncd_stamp, {unique.listed}"
+            f" FROM {self._named_like_table}{unique.where}"
         )
         holding = f"SELECT {columns}{held} FROM ({self._rivals(unique, held)}) AS v"
-        compared = _compared(unique)
         return (
-            f"SELECT {columns}, value FROM (SELECT *, dense_rank() OVER (ORDER BY {compared})"
-            f" AS value, count(*) OVER (PARTITION BY {compared}) AS wanted_by"
+            f"SELECT {columns}, value FROM (SELECT *,"
+            f" dense_rank() OVER (ORDER BY {unique.compared}) AS value,"
+            f" count(*) OVER (PARTITION BY {unique.compared}) AS wanted_by"
             f" FROM ({wanting} UNION {holding})"
-            f" WHERE {_filled(unique)} AND syncd_stamp IS NOT NULL) WHERE wanted_by > 1"
+            f" WHERE {unique.is_filled} AND syncd_stamp IS NOT NULL) WHERE wanted_by > 1"
         )
 
     def refused(self, rows: str) -> list[int]:
@@ -489,27 +460,26 @@ class Candidates:
         """Return the query of showing rows `v` that hold a value a candidate `w` wants."""
         table = self.table
         showing = (
-            f"SELECT {table.named_key(table.sql)}, {_terms(unique)}"
-            f" FROM {table.sql}{_where(unique)}"
+            f"SELECT {table.named_key(table.sql)}, {unique.listed} FROM {table.sql}{unique.where}"
         )
         wanting = (
-            f"SELECT syncd_id AS id, {_terms(unique)} FROM {self._named_like_table}{_where(unique)}"
+            f"SELECT syncd_id AS id, {unique.listed} FROM {self._named_like_table}{unique.where}"
         )
         return (
             f"SELECT w.id, {self._stamp('v')} AS syncd_stamp, {table.cells('v')}{also}"
-            f" FROM ({wanting}) AS w CROSS JOIN ({showing}) AS v ON {_same(unique, 'v', 'w')}"
+            f" FROM ({wanting}) AS w CROSS JOIN ({showing}) AS v ON {unique.same('v', 'w')}"
         )
 
     def _ranked(self, unique: Unique) -> str:
         """Return the query of candidates that want a value, each with its rank, newest first."""
         wanting = (
-            f"SELECT syncd_id AS id, syncd_stamp, {_terms(unique)}"
-            f" FROM {self._named_like_table}{_where(unique)}"
+            f"SELECT syncd_id AS id, syncd_stamp, {unique.listed}"
+            f" FROM {self._named_like_table}{unique.where}"
         )
         return (
             "SELECT id,"
-            f" row_number() OVER (PARTITION BY {_compared(unique)} ORDER BY syncd_stamp DESC) AS n"
-            f" FROM ({wanting}) WHERE {_filled(unique)}"
+            f" row_number() OVER (PARTITION BY {unique.compared} ORDER BY syncd_stamp DESC) AS n"
+            f" FROM ({wanting}) WHERE {unique.is_filled}"
         )
 
     def _insert(self) -> int:
@@ -574,28 +544,6 @@ def _is_numbered(column: Column) -> str:
     return f"(h.{column.cell} IS NULL OR {column.local(f'h.{column.cell}')} IS NOT NULL)"
 
 
-def _terms(unique: Unique) -> str:
-    return ", ".join(f"{term.sql} AS u{n}" for n, term in enumerate(unique.terms))
-
-
-def _names(unique: Unique) -> str:
-    return ", ".join(term.column or term.sql for term in unique.terms)
-
-
-def _values(unique: Unique) -> str:
-    """Return, as more columns of a query, what `w` wants and `v` has: a value, or literals."""
-    return "".join(
-        f", {_listed([f'{row}.u{n}' for n in range(len(unique.terms))])} AS {name}"
-        for row, name in (("w", "wanted"), ("v", "had"))
-    )
-
-
-def _listed(values: Sequence[str]) -> str:
-    if len(values) == 1:
-        return values[0]
-    return literals_of(values)
-
-
 def _unpacked(row: str, side: str) -> str:
     """Return, as columns of a query, the parts of a row's stamp."""
     stamp = f"{row}.syncd_stamp"
@@ -603,25 +551,4 @@ def _unpacked(row: str, side: str) -> str:
         f"CAST(substr({stamp}, 1, 19) AS INTEGER) AS {side}_hlc,"
         f" (SELECT ordinal FROM syncd_origin WHERE hex(id) = substr({stamp}, 20, 32))"
         f" AS {side}_origin, CAST(substr({stamp}, 52) AS INTEGER) AS {side}_seq"
-    )
-
-
-def _where(unique: Unique) -> str:
-    return f" WHERE {unique.predicate}" if unique.predicate is not None else ""
-
-
-def _compared(unique: Unique) -> str:
-    return ", ".join(
-        f"u{n} COLLATE {quoted(term.collation)}" for n, term in enumerate(unique.terms)
-    )
-
-
-def _filled(unique: Unique) -> str:
-    return " AND ".join(f"u{n} IS NOT NULL" for n in range(len(unique.terms)))
-
-
-def _same(unique: Unique, left: str, right: str) -> str:
-    return " AND ".join(
-        f"{left}.u{n} = {right}.u{n} COLLATE {quoted(term.collation)}"
-        for n, term in enumerate(unique.terms)
     )

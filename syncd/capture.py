@@ -14,9 +14,11 @@ import functools
 from collections.abc import Callable, Collection, Iterator
 
 from syncd import usertriggers
-from syncd.database import Connection, literal, quoted
-from syncd.introspection import Definition, Term, Unique
-from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table
+from syncd.database import Connection
+from syncd.demands import Term, Unique
+from syncd.introspection import Definition
+from syncd.literals import literal, quoted
+from syncd.table import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table
 
 SUSPECT = 0
 """The mask of a journal entry that only says: this row may have been displaced by a REPLACE."""

@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from syncd import bundle, children, held, numbers, staging
 from syncd.clock import COUNTER_BITS
 from syncd.database import Connection
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, adrift, load_tables, remembered
+from syncd.schema import adrift, load_tables, remembered
+from syncd.table import ALIVE_BIT, DEAD_BIT, Table
 from syncd.vector import Vector
 
 FOLD_ENTRIES = 50_000
 """Journal entries folded in one transaction: some 240 ms of the write lock."""
+
+NEW = "e.position > (SELECT settled FROM syncd_replica)"
+"""The condition that entry `e` has come since it was last decided what shows."""
 
 
 def vector(connection: Connection) -> Vector:

@@ -9,10 +9,12 @@ that names the child would make SQLite refuse to rebuild or to drop that table.
 from __future__ import annotations
 
 from syncd import capture, numbers
-from syncd.database import Connection, quoted
+from syncd.database import Connection
 from syncd.introspection import constraints
-from syncd.schema import Column, Table, load_tables
+from syncd.literals import quoted
+from syncd.schema import load_tables
 from syncd.shadow import hide
+from syncd.table import Column, Table
 
 
 def referring(connection: Connection, table: Table) -> list[tuple[Table, Column]]:

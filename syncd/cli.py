@@ -24,8 +24,8 @@ import click
 import msgspec
 
 from syncd import (
-    bundle,
     bundlefile,
+    codec,
     comparison,
     daemon,
     exchange,
@@ -240,7 +240,7 @@ def import_(this: _Session, file: Path, dry_run: bool, unsigned: bool, as_json: 
     _print(data, report.counts_text(data), as_json)
 
 
-def _merge(replica: Replica, reader: bundle.Reader, file: Path) -> Counts:
+def _merge(replica: Replica, reader: codec.Reader, file: Path) -> Counts:
     counts = Counts()
     with click.progressbar(
         length=file.stat().st_size,

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from syncd.bundle import Column
-from syncd.database import Connection, NotPackable, RawText, Room
+from syncd.database import Connection, NotPackable, Room
+from syncd.literals import RawText
 
 _decode = msgspec.json.Decoder().decode
 

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 
 from syncd import bundle, changelog, children, conflicts, held, numbers
 from syncd.clock import hlc_of_ms
-from syncd.database import Connection, literal
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, adrift, load_tables
+from syncd.database import Connection
+from syncd.literals import literal
+from syncd.schema import adrift, load_tables
+from syncd.table import ALIVE_BIT, DEAD_BIT, Table
 from syncd.vector import Vector
 
 SLICE_ROWS = 1_000

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncd.clock import ms_of_hlc
-from syncd.database import Connection, literal, literals_of
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
+from syncd.database import Connection
+from syncd.literals import literal, literals_of
 from syncd.shadow import hidden, owned
+from syncd.table import ALIVE_BIT, DEAD_BIT, Column, Table
 
 OVERWRITTEN = "overwritten"
 

@@ -29,6 +29,7 @@ from syncd.errors import (
     DatabaseMissing,
     SchemaChanged,
 )
+from syncd.literals import IS_UTF8, is_utf8, quoted, text_of
 
 T = TypeVar("T")
 _WRITING = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE)
@@ -43,10 +44,6 @@ _ROWS_AT_ONCE = 64
 _PACKED_BYTES_MIN = 1024 * 1024
 """The least bound on a packed array; SQLite puts the same bound on all else it reads."""
 _encode = msgspec.msgpack.Encoder(enc_hook=bytes).encode
-
-
-class RawText(bytes):
-    """TEXT that is not UTF-8, which Python cannot hold as str, as its bytes."""
 
 
 class NoRoom(Exception):
@@ -473,48 +470,8 @@ def _configured(raw: sqlite3.Connection) -> sqlite3.Connection:
         "foreign_keys = OFF",
     ):
         raw.execute(f"PRAGMA {pragma}")
-    raw.create_function(_IS_UTF8, 1, _is_utf8, deterministic=True)
+    raw.create_function(IS_UTF8, 1, is_utf8, deterministic=True)
     return raw
-
-
-def text_of(data: bytes, encoding: str = "utf-8") -> str | RawText:
-    """Return the TEXT that some bytes are. encoding: the database's."""
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        return RawText(data)
-
-
-def quoted(name: str) -> str:
-    """Quote an identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Quote a string."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def literals_of(values: Sequence[str]) -> str:
-    """Return the SQL that writes values, given as SQL, as a list of literals, on our connections.
-
-    quote() alone ends a text at its first NUL, copies what is not UTF-8, and gives infinity a name.
-    """
-    return " || ', ' || ".join(
-        f"CASE WHEN typeof({value}) = 'text' AND (instr({value}, char(0))"
-        f" OR {value} GLOB '*[^ -~]*' AND NOT {_IS_UTF8}(CAST({value} AS BLOB)))"
-        f" THEN 'CAST(X''' || hex({value}) || ''' AS TEXT)'"
-        f" WHEN typeof({value}) = 'real' AND abs({value}) = 9e999"
-        f" THEN iif({value} > 0, '9e999', '-9e999') ELSE quote({value}) END"
-        for value in values
-    )
-
-
-_IS_UTF8 = "syncd_is_utf8"
-
-
-def _is_utf8(data: bytes) -> bool:
-    return isinstance(text_of(data), str)
 
 
 def _holdable(expression: str) -> str:
@@ -536,21 +493,6 @@ def _takes_jsonb() -> bool:
         except sqlite3.OperationalError:
             return False
         return True
-
-
-def literal_of(value: object) -> str:
-    """Write a value as SQL does."""
-    match value:
-        case RawText():
-            return f"CAST(X'{value.hex().upper()}' AS TEXT)"
-        case bytes():
-            return f"X'{value.hex().upper()}'"
-        case str():
-            return literal(value)
-        case float() if math.isinf(value):
-            return "9e999" if value > 0 else "-9e999"
-        case _:
-            return "NULL" if value is None else repr(value)
 
 
 _CANNOT_WRITE = (

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from syncd.columnar import column_of
-from syncd.database import Connection, RawText
-from syncd.schema import Column, Table
+from syncd.database import Connection
+from syncd.literals import RawText
+from syncd.table import Column, Table
 from syncd.wire import Buckets, BucketsAnswer
 
 PLACE_BYTES, ROW_BYTES, CELL_BYTES = 8, 16, 8

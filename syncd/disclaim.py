@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from syncd.database import Connection
-from syncd.schema import Table, drop_table
+from syncd.schema import drop_table
+from syncd.table import Table
 
 Renew = Callable[[], None]
 """Gives the replica a new origin, at most once within the transaction."""

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import flask
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from syncd import bundle, comparison, signing, wire
+from syncd import codec, comparison, packing, signing, wire
 from syncd.bundle import Frame, Header
 from syncd.errors import (
     BundleError,
@@ -104,7 +104,7 @@ class _Server:
 
     def pull(self, body: bytes) -> bytes:
         """Answer with a bundle of one frame, or briefly that there is nothing to say."""
-        asked = bundle.decode(body, wire.PullRequest)
+        asked = packing.decode(body, wire.PullRequest)
         vector = Vector(asked.vector)
         if len(asked.origin) == ORIGIN_BYTES:
             self._replica.peers.hear(asked.origin, asked.node, vector)
@@ -141,7 +141,7 @@ class _Server:
 
     def push(self, body: bytes) -> bytes:
         """Merge a bundle; the answer says that it is durable."""
-        reader = bundle.Reader(io.BytesIO(body))
+        reader = codec.Reader(io.BytesIO(body))
         applied = older = conflicting = held = 0
         for packed in reader.packed_frames():
             counts = self._replica.merge_packed(reader.header, packed)
@@ -150,11 +150,11 @@ class _Server:
             conflicting += counts.conflicting
             held += counts.held
         self._replica.marks.hear(reader.header.origin, reader.header.mark)
-        return bundle.encode(wire.PushAnswer(applied, older, conflicting, held))
+        return packing.encode(wire.PushAnswer(applied, older, conflicting, held))
 
     def nudge(self, body: bytes) -> bytes:
         """Tell the daemon that a peer has news, if it is news here."""
-        nudge = bundle.decode(body, wire.Nudge)
+        nudge = packing.decode(body, wire.Nudge)
         if not self._replica.claim().covers(nudge.vector):
             self._nudges.leave(nudge.origin)
         return b""
@@ -173,9 +173,9 @@ class _Server:
 
     def status(self, body: bytes) -> bytes:
         """Answer how far this replica is."""
-        asked = bundle.decode(body, wire.StatusRequest)
+        asked = packing.decode(body, wire.StatusRequest)
         self._replica.guard.learn(asked.forks)
-        return bundle.encode(
+        return packing.encode(
             wire.StatusAnswer(
                 node=self._replica.config.node,
                 origin=self._replica.origin(),
@@ -190,12 +190,12 @@ class _Server:
 
     def compare(self, body: bytes) -> bytes:
         """Answer what tables show."""
-        asked = bundle.decode(body, wire.CompareRequest)
-        return bundle.encode(comparison.answer(self._replica, asked.questions))
+        asked = packing.decode(body, wire.CompareRequest)
+        return packing.encode(comparison.answer(self._replica, asked.questions))
 
     def rows(self, body: bytes) -> bytes:
         """Answer with a bundle of all changes of some rows."""
-        return _bundled(*comparison.rows(self._replica, bundle.decode(body, wire.RowsRequest)))
+        return _bundled(*comparison.rows(self._replica, packing.decode(body, wire.RowsRequest)))
 
     def _body(self) -> bytes:
         request = flask.request
@@ -226,10 +226,10 @@ class _Server:
         except SyncError as error:
             status = next((s for kind, s in _STATUS_OF if isinstance(error, kind)), 500)
             log.warning("answered %s with %d: %s", flask.request.path, status, error)
-            return status, bundle.encode(wire.ErrorAnswer(error.code, str(error)))
+            return status, packing.encode(wire.ErrorAnswer(error.code, str(error)))
 
 
 def _bundled(header: Header, frame: Frame) -> bytes:
     stream = io.BytesIO()
-    bundle.write(stream, header, [frame])
+    codec.write(stream, header, [frame])
     return stream.getvalue()

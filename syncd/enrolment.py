@@ -29,11 +29,6 @@ from syncd.disclaim import Renew
 from syncd.errors import SchemaError
 from syncd.introspection import Definition, define, references
 from syncd.schema import (
-    COLUMNS_MAX,
-    GENERATED,
-    Column,
-    Parent,
-    Table,
     adrift,
     create_bookkeeping,
     create_table,
@@ -42,6 +37,7 @@ from syncd.schema import (
     remembered,
     require_enrolled,
 )
+from syncd.table import COLUMNS_MAX, GENERATED, Column, Parent, Table
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from typing import Any
 
 import msgspec
 
-from syncd import bundle, changelog, held
+from syncd import bundle, changelog, codec, held
 from syncd.bundle import Frame, Section, Snapshot
 from syncd.columnar import columns_of
 from syncd.database import Connection, NoRoom, Room
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table, readable
+from syncd.schema import readable
+from syncd.table import ALIVE_BIT, DEAD_BIT, Column, Table
 from syncd.vector import Vector
 
 FRAME_ENTRIES = 8_000
@@ -113,7 +114,7 @@ class _News:
         if self._position >= self.top:
             return self.top, []  # as nearly always; no table has to be asked
         while True:
-            room = Room(bundle.FRAME_BYTES_TARGET if entries_max > 1 else math.inf)
+            room = Room(codec.FRAME_BYTES_TARGET if entries_max > 1 else math.inf)
             cut = self._nth(entries_max)
             try:
                 return cut, list(self._sections(cut, room))

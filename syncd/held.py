@@ -17,8 +17,10 @@ from syncd import bundle
 from syncd.bundle import Column, Section
 from syncd.clock import ms_of_hlc
 from syncd.columnar import column_of
-from syncd.database import Connection, Room, literal, literals_of
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table, widen
+from syncd.database import Connection, Room
+from syncd.literals import literal, literals_of
+from syncd.schema import widen
+from syncd.table import ALIVE_BIT, DEAD_BIT, Table
 
 UNKNOWN_TABLE = "unknown table"
 UNKNOWN_COLUMN = "unknown column"

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from syncd import bundle
-from syncd.bundle import Column, Frame, Reader, Section
+from syncd.bundle import Column, Frame, Section
 from syncd.clock import ms_of_hlc
+from syncd.codec import Reader
 from syncd.vector import Vector
 
 KIND = {bundle.NO_EXISTENCE: "update", bundle.ALIVE: "insert", bundle.DEAD: "delete"}

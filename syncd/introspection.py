@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from syncd import ddl
 from syncd.config import TableConfig
-from syncd.database import Connection, quoted
-from syncd.schema import COLUMNS_MAX, GENERATED, GENERATED_KEY, KeyColumn, Table
+from syncd.database import Connection
+from syncd.demands import Constraints, ForeignKey, Term, Unique
+from syncd.literals import quoted
+from syncd.table import COLUMNS_MAX, GENERATED, GENERATED_KEY, KeyColumn, Table
 
 _NO_NUMBER = (
     ".key: generated: syncd keeps track of such rows by their number, so the table needs an INTEGER"
@@ -22,73 +24,6 @@ _NO_NUMBER = (
 
 _COLLATIONS = {"BINARY", "NOCASE", "RTRIM"}
 """Those that every SQLite has (sqlite.org/datatype3.html, section 7)."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """A part of what must be unique: an expression over a row's columns, and how it compares.
-
-    column: the column's name where the expression is no more than that.
-    """
-
-    sql: str
-    collation: str
-    column: str | None
-
-
-@dataclass(frozen=True)
-class Unique:
-    """Terms that SQLite keeps unique together, among the rows that a predicate selects."""
-
-    terms: tuple[Term, ...]
-    predicate: str | None = None
-
-    @property
-    def columns(self) -> frozenset[str] | None:
-        """The columns it is over, or None if that takes more than names to say."""
-        names = frozenset(term.column for term in self.terms if term.column is not None)
-        is_plain = self.predicate is None and all(term.column for term in self.terms)
-        return names if is_plain else None
-
-    def without(self, made_of: Mapping[str, str]) -> Unique:
-        """Return the same with what generated columns are made of in place of their names."""
-        return Unique(
-            tuple(
-                term if term.column else Term(ddl.expanded(term.sql, made_of), term.collation, None)
-                for term in self.terms
-            ),
-            self.predicate and ddl.expanded(self.predicate, made_of),
-        )
-
-    def identifies(self, key: Sequence[str]) -> bool:
-        """Say whether it makes exactly these columns a key that is the same on every host."""
-        exact = all(term.collation == "BINARY" for term in self.terms)
-        return exact and self.columns == frozenset(key)
-
-
-@dataclass(frozen=True)
-class ForeignKey:
-    """A reference: columns here, and the parent's columns in the same order."""
-
-    columns: tuple[str, ...]
-    parent: str
-    parent_columns: tuple[str, ...]
-
-    def is_met(self, child: str, parent: str | None = None) -> str:
-        """Return the condition that a row refers to nothing or to a row of the parent.
-
-        child: an alias of what has the columns. parent: another table with the parent's columns.
-        """
-        nothing = [f"{child}.{quoted(column)} IS NULL" for column in self.columns]
-        among = f"{parent or quoted(self.parent)} AS p WHERE {self.refers(child, 'p')}"
-        return f"({' OR '.join([*nothing, f'EXISTS (SELECT 1 FROM {among})'])})"
-
-    def refers(self, child: str, parent: str) -> str:
-        """Return the condition that a row refers to one of the parent. Both are aliases."""
-        return " AND ".join(
-            f"{parent}.{quoted(to)} = {child}.{quoted(column)}"
-            for column, to in zip(self.columns, self.parent_columns, strict=True)
-        )
 
 
 @dataclass(frozen=True)
@@ -241,32 +176,6 @@ def _definition(
         stamp_from=stamp_from,
         filled={i.name: i.preset for i in infos if i.not_null and i.preset != "NULL"},
     )
-
-
-@dataclass(frozen=True)
-class Constraints:
-    """What an enrolled table demands of its rows, as it stands now.
-
-    has_policy: a constraint may say what to do instead of refusing a row. made_of: its generated
-    columns, each with the SQL of what it is made of. declared: what to declare a column with that
-    is to compare like the table's own, by its quoted name.
-    """
-
-    required: frozenset[str]
-    uniques: tuple[Unique, ...]
-    foreign_keys: tuple[ForeignKey, ...]
-    has_policy: bool
-    made_of: Mapping[str, str]
-    declared: Mapping[str, str]
-
-    @property
-    def strictly(self) -> str:
-        """What to write behind INSERT or UPDATE so that a constraint refuses and does no more.
-
-        A constraint may be declared to REPLACE or IGNORE instead. The clause is left out where it
-        is not needed, because it would also govern the statements inside triggers.
-        """
-        return "OR ABORT" if self.has_policy else ""
 
 
 def constraints(connection: Connection, name: str, key: Sequence[str]) -> Constraints:

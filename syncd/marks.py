@@ -16,7 +16,7 @@ import json
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 
-from syncd import bundle
+from syncd import packing
 from syncd.bundle import Mark
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection, Database
@@ -226,11 +226,11 @@ def _tells(known: Mark, mark: Mark) -> bool:
 
 
 def _row(origin: bytes, mark: Mark) -> tuple[bytes, int, int, bytes]:
-    return origin, mark.seq, mark.hlc, bundle.encode(mark.earlier)
+    return origin, mark.seq, mark.hlc, packing.encode(mark.earlier)
 
 
 def _mark(seq: int, hlc: int, earlier: bytes) -> Mark:
-    return Mark(seq, hlc, bundle.decode(earlier, list[int]))
+    return Mark(seq, hlc, packing.decode(earlier, list[int]))
 
 
 _EARLIER = f"""

@@ -33,10 +33,11 @@ from syncd.clock import hlc_of_ms
 from syncd.conflicts import ForgottenDeaths
 from syncd.database import Connection
 from syncd.errors import SchemaError
-from syncd.schema import DEAD_BIT, Table, load_tables
+from syncd.schema import load_tables
 from syncd.shadow import Hiding, hidden
 from syncd.show import Showing
 from syncd.staging import Staged
+from syncd.table import DEAD_BIT, Table
 from syncd.vector import Vector
 
 

@@ -16,17 +16,8 @@ from syncd import backfill, capture, disclaim, numbers
 from syncd.database import Connection
 from syncd.disclaim import Renew
 from syncd.introspection import Definition
-from syncd.schema import (
-    COLUMNS_MAX,
-    Column,
-    Parent,
-    Table,
-    create_column,
-    drop_column,
-    load_tables,
-    remembered,
-    set_rowid,
-)
+from syncd.schema import create_column, drop_column, load_tables, remembered, set_rowid
+from syncd.table import COLUMNS_MAX, Column, Parent, Table
 
 
 def follow(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from syncd import capture
 from syncd.database import Connection
 from syncd.introspection import Definition
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
+from syncd.table import ALIVE_BIT, DEAD_BIT, Table
 
 
 def births(table: Table, wanted: str) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from syncd.database import Connection, literal_of, quoted, text_of
-from syncd.schema import Table
+from syncd.database import Connection
+from syncd.literals import literal_of, quoted, text_of
+from syncd.table import Table
 
 _INTEGERS_END = 1 << 63
 

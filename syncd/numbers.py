@@ -14,16 +14,11 @@ import hashlib
 from collections.abc import Sequence
 
 from syncd import names
-from syncd.database import Connection, literal_of, quoted
+from syncd.database import Connection
 from syncd.introspection import Definition, is_referred_to_by_number
-from syncd.schema import (
-    ALIVE_BIT,
-    DEAD_BIT,
-    SALT_BITS,
-    Column,
-    Table,
-    create_numbers,
-)
+from syncd.literals import literal_of, quoted
+from syncd.schema import create_numbers
+from syncd.table import ALIVE_BIT, DEAD_BIT, SALT_BITS, Column, Table
 
 DIGEST_BYTES = 16
 _PLENTY = 1 << 62

@@ -21,7 +21,7 @@ import tenacity
 import urllib3
 from requests.structures import CaseInsensitiveDict
 
-from syncd import bundle, wire
+from syncd import codec, packing, wire
 from syncd.bundle import Frame, Header
 from syncd.config import Peer
 from syncd.errors import (
@@ -87,32 +87,32 @@ class PeerClient:
 
     def pull(self, request: wire.PullRequest) -> tuple[Header, Frame] | Answer:
         """Ask for the next frame of what this host lacks; a brief answer comes as it is."""
-        answer = self._call(wire.PULL, bundle.encode(request))
+        answer = self._call(wire.PULL, packing.encode(request))
         if request.brief and not answer.content:
             return answer
         return self._frame(answer.content)
 
     def rows(self, request: wire.RowsRequest) -> tuple[Header, Frame]:
         """Ask for all changes of some rows."""
-        return self._frame(self._call(wire.ROWS, bundle.encode(request)).content)
+        return self._frame(self._call(wire.ROWS, packing.encode(request)).content)
 
     def compare(self, request: wire.CompareRequest) -> wire.CompareAnswer:
         """Ask what tables show."""
-        return self._decoded(wire.COMPARE, bundle.encode(request), wire.CompareAnswer)
+        return self._decoded(wire.COMPARE, packing.encode(request), wire.CompareAnswer)
 
     def push(self, header: Header, frame: Frame) -> wire.PushAnswer:
         """Give the peer a frame; when this returns it is durable there."""
         stream = io.BytesIO()
-        bundle.write(stream, header, [frame])
+        codec.write(stream, header, [frame])
         return self._decoded(wire.PUSH, stream.getvalue(), wire.PushAnswer)
 
     def nudge(self, nudge: wire.Nudge) -> None:
         """Tell the peer that there is news here; try once, and not for long."""
-        self._post(wire.NUDGE, bundle.encode(nudge), NUDGE_WITHIN_S)
+        self._post(wire.NUDGE, packing.encode(nudge), NUDGE_WITHIN_S)
 
     def status(self, request: wire.StatusRequest) -> wire.StatusAnswer:
         """Ask how far the peer is."""
-        return self._decoded(wire.STATUS, bundle.encode(request), wire.StatusAnswer)
+        return self._decoded(wire.STATUS, packing.encode(request), wire.StatusAnswer)
 
     def close(self) -> None:
         """Close kept connections."""
@@ -120,7 +120,7 @@ class PeerClient:
 
     def _frame(self, body: bytes) -> tuple[Header, Frame]:
         try:
-            reader = bundle.Reader(io.BytesIO(body))
+            reader = codec.Reader(io.BytesIO(body))
             frames = list(reader)
         except BundleError as error:
             raise PeerMisbehaved(f"{self.peer.name} sent no bundle: {error}") from error
@@ -131,7 +131,7 @@ class PeerClient:
     def _decoded(self, path: str, body: bytes, kind: type[T]) -> T:
         answer = self._call(path, body)
         try:
-            return bundle.decode(answer.content, kind)
+            return packing.decode(answer.content, kind)
         except BundleError as error:
             raise PeerMisbehaved(f"{self.peer.name} answered {path} with: {error}") from error
 
@@ -227,7 +227,7 @@ class PeerClient:
 
     def _refusal(self, content: bytes) -> PeerError:
         try:
-            answer = bundle.decode(content, wire.ErrorAnswer)
+            answer = packing.decode(content, wire.ErrorAnswer)
         except BundleError as error:
             return PeerMisbehaved(f"{self.peer.name} sent an unreadable refusal: {error}")
         kind = PeerLacks if answer.code == BundleGap.code else PeerRefused

@@ -20,8 +20,8 @@ import msgspec
 
 from syncd import (
     admission,
-    bundle,
     changelog,
+    codec,
     compaction,
     conflicts,
     enrolment,
@@ -356,11 +356,11 @@ class Replica:
             mine = forks.shared(connection, changelog.vector(connection))
         # A bundle may have more than its header says, if it was made while its sender went on.
         if mine.covers(header.vector):
-            outline = bundle.outline(packed)
+            outline = codec.outline(packed)
             if mine.covers(outline.reach):
                 older = [Counts(older=n).of(table) for table, n in outline.changes.items()]
                 return sum(older, self.merge(header, outline.bare))
-        return self.merge(header, bundle.decompress(packed))
+        return self.merge(header, codec.decompress(packed))
 
     def conflicts(self, table: str | None = None, since_ms: int = 0) -> list[Conflict]:
         """Return the values that lost here, the newest first."""

@@ -11,9 +11,9 @@ from tabulate import tabulate
 
 from syncd.audit import DAMAGE, Finding
 from syncd.conflicts import Conflict
-from syncd.database import RawText
 from syncd.held import DISPLACED, Held
 from syncd.inspection import json_value
+from syncd.literals import RawText
 from syncd.peers import Contact, PeerState
 from syncd.status import Status
 from syncd.verify import EQUAL, Verdict

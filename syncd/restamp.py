@@ -11,7 +11,7 @@ from __future__ import annotations
 from syncd.changelog import take_seqs
 from syncd.database import Connection
 from syncd.held import take_positions
-from syncd.schema import Table
+from syncd.table import Table
 
 
 def clock(connection: Connection) -> int:

@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from syncd import changelog, conflicts, numbers, restamp
 from syncd.clock import hlc_of_ms
 from syncd.conflicts import Conflict
-from syncd.database import Connection, quoted
+from syncd.database import Connection
 from syncd.errors import NotRestorable
 from syncd.held import DISPLACED
 from syncd.introspection import constraints
-from syncd.schema import Column, Table, load_tables
+from syncd.literals import quoted
+from syncd.schema import load_tables
+from syncd.table import Column, Table
 
 
 def restore(connection: Connection, id_: int, *, now_ms: int) -> Conflict:

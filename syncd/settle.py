@@ -15,10 +15,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from graphlib import TopologicalSorter
 
 from syncd import needs, waiting
-from syncd.candidates import NEW, Candidates
+from syncd.candidates import Candidates
+from syncd.changelog import NEW
 from syncd.database import Connection
-from syncd.introspection import Constraints, constraints
-from syncd.schema import Table
+from syncd.demands import Constraints
+from syncd.introspection import constraints
+from syncd.table import Table
 
 
 def settle(

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from syncd import numbers, usertriggers
-from syncd.database import Connection, quoted
-from syncd.schema import Table
+from syncd.database import Connection
+from syncd.literals import quoted
+from syncd.table import Table
 
 
 def hidden(connection: Connection, table: Table) -> int:

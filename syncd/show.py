@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from syncd import bundle, numbers
-from syncd.database import Connection, quoted
+from syncd.database import Connection
 from syncd.introspection import constraints
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
+from syncd.literals import quoted
 from syncd.shadow import hide, owned
+from syncd.table import ALIVE_BIT, DEAD_BIT, Column, Table
 
 REFUSED_MAX = 100
 """How many rows of a section are looked for one by one, where its table refuses some."""

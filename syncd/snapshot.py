@@ -13,11 +13,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from syncd import bundle, capture, changelog, compaction, conflicts, forks, settle, shadow
+from syncd import bundle, capture, changelog, compaction, conflicts, forks, packing, settle, shadow
 from syncd.bundle import Frame, Progress, Section, Snapshot
 from syncd.conflicts import ForgottenDeaths
-from syncd.database import Connection, literal
-from syncd.schema import ALIVE_BIT, Table, load_tables
+from syncd.database import Connection
+from syncd.literals import literal
+from syncd.schema import load_tables
+from syncd.table import ALIVE_BIT, Table
 from syncd.vector import Vector
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ def progress(connection: Connection, sender: bytes) -> Progress | None:
         " JOIN syncd_origin AS o ON o.ordinal = s.sender WHERE o.id = ?",
         (sender,),
     )
-    return Progress(bundle.decode(found[0], bundle.Seqs), found[1]) if found else None
+    return Progress(packing.decode(found[0], bundle.Seqs), found[1]) if found else None
 
 
 def is_needed(mine: Vector, frame: Frame) -> bool:
@@ -90,7 +92,7 @@ def note(connection: Connection, sender: int, frame: Frame, sections: Sequence[S
     connection.run(
         "INSERT INTO syncd_snapshot VALUES (?, ?, ?) ON CONFLICT (sender) DO UPDATE"
         " SET position = max(position, excluded.position)",
-        (sender, frame.position, bundle.encode(frame.snapshot.horizon)),
+        (sender, frame.position, packing.encode(frame.snapshot.horizon)),
     )
     for section in sections:
         connection.many(

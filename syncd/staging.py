@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 from syncd import bundle
 from syncd.bundle import Section
-from syncd.database import Connection, literal_of
+from syncd.database import Connection
 from syncd.errors import BundleError
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Column, Table
+from syncd.literals import literal_of
+from syncd.table import ALIVE_BIT, DEAD_BIT, Column, Table
 
 _MASKS = {bundle.NO_EXISTENCE: 0, bundle.ALIVE: ALIVE_BIT, bundle.DEAD: DEAD_BIT}
 _CONSTANTS = {type(None), str, int}

@@ -12,8 +12,9 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 
 from syncd import ddl
-from syncd.database import Connection, quoted
-from syncd.schema import Table
+from syncd.database import Connection
+from syncd.literals import quoted
+from syncd.table import Table
 
 
 @contextlib.contextmanager

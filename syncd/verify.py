@@ -20,9 +20,9 @@ import msgspec
 from syncd import bundle, comparison, exchange
 from syncd.columnar import column_of
 from syncd.config import Peer
-from syncd.database import RawText, literal_of
 from syncd.digest import CELL_BYTES, PLACE_BYTES, ROW_BYTES
 from syncd.errors import PeerMisbehaved, SyncError
+from syncd.literals import RawText, literal_of
 from syncd.peer import PeerClient
 from syncd.replica import Replica
 from syncd.vector import Vector

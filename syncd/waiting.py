@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from syncd.candidates import Candidates
 from syncd.clock import ms_of_hlc
-from syncd.database import Connection, literal
+from syncd.database import Connection
 from syncd.held import CONSTRAINT, DISPLACED, PARENT, Held
 from syncd.introspection import constraints
-from syncd.schema import ALIVE_BIT, Table
+from syncd.literals import literal
 from syncd.shadow import hidden
+from syncd.table import ALIVE_BIT, Table
 
 
 def rows(connection: Connection, table: Table) -> list[Held]:

@@ -8,18 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from syncd.bundle import (
-    RECORD_BYTES_MAX,
-    Column,
-    Frame,
-    Header,
-    Int64,
-    Mark,
-    Origin,
-    Progress,
-    Seq,
-    Seqs,
-)
+from syncd.bundle import Column, Frame, Header, Int64, Mark, Origin, Progress, Seq, Seqs
+from syncd.codec import RECORD_BYTES_MAX
 
 PREFIX = "/sync/v1"
 PULL, PUSH, STATUS = f"{PREFIX}/pull", f"{PREFIX}/push", f"{PREFIX}/status"

@@ -16,7 +16,8 @@ from syncd import bundle, changelog, restamp
 from syncd.bundle import Section, Withdrawal
 from syncd.clock import hlc_of_ms
 from syncd.database import Connection
-from syncd.schema import Table, remembered
+from syncd.schema import remembered
+from syncd.table import Table
 
 WITHDRAWN = (
     "EXISTS (SELECT 1 FROM syncd_withdrawn AS w WHERE w.origin = e.origin"

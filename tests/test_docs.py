@@ -35,10 +35,12 @@ from api.settings import Settings
 from syncd import (
     bundle,
     bundlefile,
+    codec,
     daemon,
     errors,
     extraction,
     nonces,
+    packing,
     peers,
     schema,
     signing,
@@ -383,7 +385,7 @@ class TestProtocol:
             bundle.Frame,
             bundle.Section,
             bundle.Column,
-            bundle.End,
+            codec.End,
         ],
         ids=lambda kind: str(kind.__name__),
     )
@@ -417,14 +419,14 @@ class TestProtocol:
         assert bounds == {
             "body of a request": wire.BODY_BYTES_MAX - 1,
             "body of an answer": wire.BODY_BYTES_MAX,
-            "payload of a header record": bundle._HEADER_BYTES_MAX,
-            "payload of any other record": bundle.RECORD_BYTES_MAX,
-            "a frame, unpacked": bundle.FRAME_BYTES_MAX,
-            "MessagePack objects in one message": bundle.OBJECTS_MAX,
+            "payload of a header record": codec._HEADER_BYTES_MAX,
+            "payload of any other record": codec.RECORD_BYTES_MAX,
+            "a frame, unpacked": codec.FRAME_BYTES_MAX,
+            "MessagePack objects in one message": packing.OBJECTS_MAX,
             "a file's trailer": bundlefile._TRAILER_BYTES_MAX,
         }
         entries = extraction.FRAME_ENTRIES
-        prose = f"{bundle.FRAME_BYTES_TARGET} bytes of values and {entries} entries"
+        prose = f"{codec.FRAME_BYTES_TARGET} bytes of values and {entries} entries"
         assert prose in PROTOCOL
 
     def test_endpoints_and_media_type_are_those_of_the_code(self) -> None:
@@ -522,32 +524,32 @@ class TestWorkedExample:
 
     def test_payloads_are_what_the_code_encodes(self) -> None:
         """Header, frame, end and pull request are encoded into the documented bytes."""
-        assert bundle.encode(HEADER) == hexed("header")
-        assert zstandard.ZstdDecompressor().decompress(bundle.compress(FRAME)) == hexed("frame")
-        assert bundle.encode(bundle.End(1)) == hexed("end")
-        assert bundle.encode(PULL) == hexed("pull")
+        assert packing.encode(HEADER) == hexed("header")
+        assert zstandard.ZstdDecompressor().decompress(codec.compress(FRAME)) == hexed("frame")
+        assert packing.encode(codec.End(1)) == hexed("end")
+        assert packing.encode(PULL) == hexed("pull")
 
     def test_the_packed_frame_unpacks_to_the_frame(self) -> None:
         """The packed bytes hold the documented frame; another zstd may pack it into others."""
         assert zstandard.ZstdDecompressor().decompress(self.PACKED) == hexed("frame")
-        assert bundle.decompress(self.PACKED) == FRAME
+        assert codec.decompress(self.PACKED) == FRAME
 
     def test_the_records_are_what_the_code_writes(self) -> None:
         """Magic and records are laid out as documented, around whatever zstd made of the frame."""
         stream = io.BytesIO()
-        bundle.write(stream, HEADER, [FRAME])
-        packed = bundle.compress(FRAME)
+        codec.write(stream, HEADER, [FRAME])
+        packed = codec.compress(FRAME)
         length = struct.pack(">I", len(self.PACKED))
         expected = self.BUNDLE.replace(
             length + self.PACKED, struct.pack(">I", len(packed)) + packed
         )
         assert stream.getvalue() == expected
-        assert list(bundle.Reader(io.BytesIO(self.BUNDLE))) == [FRAME]
+        assert list(codec.Reader(io.BytesIO(self.BUNDLE))) == [FRAME]
 
     def test_the_trailer_signs_the_file(self, tmp_path: Path) -> None:
         """The code makes the documented trailer, and takes the documented file."""
         trailer = example_keyring().sign_file(hashlib.sha256(self.BUNDLE).digest())
-        assert bundle.encode(trailer) == hexed("trailer")
+        assert packing.encode(trailer) == hexed("trailer")
         file = tmp_path / "example.bundle"
         file.write_bytes(self.BUNDLE + hexed("trailer"))
         with bundlefile.opened(file, example_keyring()) as reader:

@@ -27,7 +27,7 @@ DOORS = {
     "flask": {"syncd/endpoint.py"},
     "werkzeug": {"syncd/endpoint.py"},
     "http_message_signatures": {"syncd/signing.py"},
-    "zstandard": {"syncd/bundle.py"},
+    "zstandard": {"syncd/codec.py"},
     "yaml": {"syncd/config.py"},
     "pydantic": {"syncd/config.py"},
     "click": {"syncd/cli.py"},

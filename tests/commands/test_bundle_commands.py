@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from commands.cli_host import OTHER_KEYS, CliHost, refused
-from syncd import bundle
+from syncd import codec
 
 ROWS_OF_TWO_FRAMES = 12_000
 
@@ -269,7 +269,7 @@ def unsigned(path: Path) -> None:
 def end_of_bundle(path: Path) -> int:
     """Return where the bundle ends and its signature begins."""
     with path.open("rb") as stream:
-        reader = bundle.Reader(stream)
+        reader = codec.Reader(stream)
         for _ in reader.packed_frames():
             pass
         return stream.tell()
@@ -385,7 +385,7 @@ def test_a_bundle_with_other_frames_than_it_counts_is_refused(
     path = stick / "all.syncd"
     assert a.run("export", path).exit_code == 0
     with path.open("rb") as stream:
-        frames = list(bundle.Reader(stream).packed_frames())
+        frames = list(codec.Reader(stream).packed_frames())
     records = [b"F" + len(frame).to_bytes(4, "big") + frame for frame in frames]
     whole = path.read_bytes()
     assert len(records) == 2

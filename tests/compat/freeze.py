@@ -32,9 +32,9 @@ if __name__ == "__main__":
 from engine.hosts import DAY_MS, Clock, Host, Key, pull, scratch, settle
 
 import syncd
-from syncd import bundle, bundlefile, schema
-from syncd.database import RawText
+from syncd import bundlefile, codec, schema
 from syncd.inspection import json_value, summary
+from syncd.literals import RawText
 from syncd.replica import Replica
 from syncd.signing import keyring_of
 from syncd.vector import Vector
@@ -113,7 +113,7 @@ def main() -> None:
 
 def folder_of_this_version() -> Path:
     """Return the folder of the formats that this version writes."""
-    return Path(__file__).with_name(f"database-{schema.FORMAT}-bundle-{bundle.FORMAT}")
+    return Path(__file__).with_name(f"database-{schema.FORMAT}-bundle-{codec.FORMAT}")
 
 
 def freeze(folder: Path) -> None:

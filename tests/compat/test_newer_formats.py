@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands.cli_host import CliHost, refused
 
-from syncd import bundle, schema
+from syncd import codec, schema
 
 
 def test_a_bundle_of_a_newer_format_is_refused_as_such(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_a_bundle_of_a_newer_format_is_refused_as_such(tmp_path: Path) -> None:
     file = tmp_path / "newer.bundle"
     assert host.run("export", file).exit_code == 0
     newer = bytearray(file.read_bytes())
-    newer[bundle.MAGIC.index(bytes([bundle.FORMAT]))] += 1
+    newer[codec.MAGIC.index(bytes([codec.FORMAT]))] += 1
     file.write_bytes(newer)
     for command in ("import", "inspect"):
         refused(host.run(command, file), "format 2", "reads 1", "hint: Run the version of syncd")

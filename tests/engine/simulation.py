@@ -25,8 +25,8 @@ from engine.hosts import (
     small_frames,
 )
 from engine.model import ALIVE, DEAD, EXISTENCE, NULL, Cell, Change, Key, Stamp, cell
-from syncd import bundle, changelog
-from syncd.bundle import Reader
+from syncd import changelog, codec
+from syncd.codec import Reader
 from syncd.errors import BundleGap
 from syncd.held import DISPLACED
 from syncd.replica import Replica
@@ -452,7 +452,7 @@ class World:
         since = Vector() if step.everything else self.hosts[receiver].replica.vector()
         file = io.BytesIO()
         with small_frames(step.frame_entries):
-            bundle.write(file, *self.hosts[sender].replica.frames_since(since))
+            codec.write(file, *self.hosts[sender].replica.frames_since(since))
         file.seek(0)
         reader = Reader(file)
         for count, frame in enumerate(reader):

@@ -6,7 +6,7 @@ import pytest
 
 from engine.conftest import MakeHosts
 from engine.hosts import Host, changes_in, pull, settle, small_frames
-from syncd import bundle
+from syncd import codec
 from syncd.errors import BundleError
 from syncd.merge import Counts
 from syncd.vector import Vector
@@ -27,8 +27,8 @@ def test_what_is_here_is_counted_by_table(
     written(a, b)
     settle(a, b)
     header, frames = a.replica.frames_since(Vector())
-    packed = [bundle.compress(frame) for frame in frames]
-    monkeypatch.setattr(bundle, "decompress", None)
+    packed = [codec.compress(frame) for frame in frames]
+    monkeypatch.setattr(codec, "decompress", None)
     counts = sum((b.replica.merge_packed(header, one) for one in packed), Counts())
     assert (counts.older, counts.tables["devices"].older) == (4, 4)
     assert counts.applied == counts.held == 0
@@ -41,9 +41,9 @@ def test_a_bundle_that_grew_while_it_was_made_is_read_to_its_end(make_hosts: Mak
     settle(a, b)
     with small_frames(1):
         header, frames = a.replica.frames_since(Vector())
-        packed = [bundle.compress(next(frames))]
+        packed = [codec.compress(next(frames))]
         a.write("UPDATE devices SET note = 'new'")
-        packed += [bundle.compress(frame) for frame in frames]
+        packed += [codec.compress(frame) for frame in frames]
     assert b.replica.vector().covers(header.vector)
     for one in packed:
         b.replica.merge_packed(header, one)
@@ -59,13 +59,13 @@ def test_what_is_known_by_another_road_is_no_gap(make_hosts: MakeHosts) -> None:
     pull(b, c)
     with small_frames(1):
         header, frames = a.replica.frames_since(Vector())
-        packed = [bundle.compress(next(frames))]
+        packed = [codec.compress(next(frames))]
         a.write("INSERT INTO devices (device_id) VALUES ('more'), ('and more')")
-        packed += [bundle.compress(frame) for frame in frames]
+        packed += [codec.compress(frame) for frame in frames]
     counts = [b.replica.merge_packed(header, one) for one in packed]
     assert [(one.older, one.applied) for one in counts] == [(1, 0), (1, 0), (0, 1), (0, 1)]
     assert a.devices() == b.devices()
-    assert b.replica.peers.cursor(a.identity) == bundle.decompress(packed[-1]).position
+    assert b.replica.peers.cursor(a.identity) == codec.decompress(packed[-1]).position
 
 
 def test_a_claim_that_is_news_is_taken_over(make_hosts: MakeHosts) -> None:
@@ -81,7 +81,7 @@ def test_a_claim_that_is_news_is_taken_over(make_hosts: MakeHosts) -> None:
     header, frames = a.replica.frames_since(b.replica.vector())
     for frame in frames:
         assert not changes_in(frame)
-        b.replica.merge_packed(header, bundle.compress(frame))
+        b.replica.merge_packed(header, codec.compress(frame))
     assert b.replica.vector() == a.replica.vector()
 
 
@@ -91,6 +91,6 @@ def test_garbage_is_an_error_also_where_nothing_can_be_news(make_hosts: MakeHost
     written(a)
     settle(a, b)
     header, frames = a.replica.frames_since(Vector())
-    packed = bundle.compress(next(frames))
+    packed = codec.compress(next(frames))
     with pytest.raises(BundleError):
         b.replica.merge_packed(header, packed[:-1])

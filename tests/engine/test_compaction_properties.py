@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from engine.hosts import DAY_MS, Clock, Host, pull, scratch, settle, small_frames
 from engine.test_properties import thorough
-from syncd import bundle
-from syncd.bundle import Reader
+from syncd import codec
+from syncd.codec import Reader
 from syncd.vector import Vector
 
 HOSTS = 3
@@ -168,7 +168,7 @@ class Fleet:
         receiver, sender = self.hosts[step.receiver], self.hosts[step.sender]
         file = io.BytesIO()
         with small_frames(step.frame_entries):
-            bundle.write(file, *sender.replica.frames_since(Vector()))
+            codec.write(file, *sender.replica.frames_since(Vector()))
         file.seek(0)
         reader = Reader(file)
         for count, frame in enumerate(reader):

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.hosts import DEVICES, Host, Key, scratch
-from syncd import bundle
-from syncd.bundle import Reader
+from syncd import bundle, codec, packing
+from syncd.codec import Reader
 from syncd.errors import BundleError, BundleTooLarge, SyncError
 from syncd.vector import Vector
 
@@ -44,7 +44,7 @@ def valid_bundle() -> bytes:
         host.write("UPDATE devices SET status = 'blocked' WHERE device_id IN ('a', 'f')")
         host.write("DELETE FROM devices WHERE device_id = 'b'")
         file = io.BytesIO()
-        bundle.write(file, *host.replica.frames_since(Vector()))
+        codec.write(file, *host.replica.frames_since(Vector()))
         host.close()
         return file.getvalue()
 
@@ -79,7 +79,7 @@ def mutations(draw: st.DrawFn, valid: bytes) -> bytes:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     """Bytes of no meaning, with and without the beginning of a bundle."""
     read(data)
-    read(bundle.MAGIC + data)
+    read(codec.MAGIC + data)
 
 
 @fuzzed
@@ -96,7 +96,7 @@ def test_a_frame_that_says_something_else_is_read_or_refused(data: st.DataObject
     raw = msgspec.msgpack.encode(valid_frame())
     packed = zstandard.ZstdCompressor().compress(data.draw(mutations(raw)))
     with _only_ours():
-        bundle.decompress(packed)
+        codec.decompress(packed)
 
 
 NUMBERS = [0, 1, 2, 3, 7, -1, 2**53, 2**53 + 1, 2**62, 2**63 - 1, -(2**63), 2**64 - 1]
@@ -151,7 +151,7 @@ def other_frames(draw: st.DrawFn) -> bytes:
 def test_a_frame_of_other_parts_is_merged_or_refused_as_a_whole(packed: bytes) -> None:
     """Well-formed nonsense, signed by a peer gone mad: merged or refused, never half."""
     with _only_ours():
-        frame = bundle.decompress(packed)
+        frame = codec.decompress(packed)
         header = Reader(io.BytesIO(valid_bundle())).header
         with scratch() as folder:
             host = Host(Path(folder), "receiver")
@@ -195,10 +195,10 @@ def test_a_frame_that_unpacks_to_more_than_the_bound_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A bomb is refused by the size it names, before it is unpacked."""
-    monkeypatch.setattr(bundle, "FRAME_BYTES_MAX", 1_000)
+    monkeypatch.setattr(codec, "FRAME_BYTES_MAX", 1_000)
     bomb = zstandard.ZstdCompressor().compress(b"\0" * 10_000)
     with pytest.raises(BundleError):
-        bundle.decompress(bomb)
+        codec.decompress(bomb)
 
 
 def test_a_frame_that_does_not_name_its_size_is_refused() -> None:
@@ -206,7 +206,7 @@ def test_a_frame_that_does_not_name_its_size_is_refused() -> None:
     raw = msgspec.msgpack.encode(valid_frame())
     packed = zstandard.ZstdCompressor(write_content_size=False).compress(raw)
     with pytest.raises(BundleError):
-        bundle.decompress(packed)
+        codec.decompress(packed)
 
 
 scalars = st.one_of(
@@ -238,22 +238,22 @@ def test_values_are_counted_before_they_are_made(tree: Any) -> None:
     """A message of exactly the bound is decoded, one of one value more is refused."""
     raw, objects = msgspec.msgpack.encode(tree), _objects(tree)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle, "OBJECTS_MAX", objects)
-        bundle.decode(raw, object)
-        patch.setattr(bundle, "OBJECTS_MAX", objects - 1)
+        patch.setattr(packing, "OBJECTS_MAX", objects)
+        packing.decode(raw, object)
+        patch.setattr(packing, "OBJECTS_MAX", objects - 1)
         with pytest.raises(BundleTooLarge):
-            bundle.decode(raw, object)
+            packing.decode(raw, object)
 
 
 def test_a_swarm_of_empty_values_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two kilobytes that unpack to millions of empty maps are refused before one is made."""
-    monkeypatch.setattr(bundle, "OBJECTS_MAX", 100_000)
+    monkeypatch.setattr(packing, "OBJECTS_MAX", 100_000)
     size = 4_000_000
     packed = zstandard.ZstdCompressor().compress(b"\xdd" + size.to_bytes(4) + b"\x80" * size)
     tracemalloc.start()
     try:
         with pytest.raises(BundleTooLarge):
-            bundle.decompress(packed)
+            codec.decompress(packed)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -267,8 +267,8 @@ def test_frames_stay_within_the_bound_wherever_values_stand(
 
     A frame over the bound could never be sent, and the hosts would part for good.
     """
-    monkeypatch.setattr(bundle, "FRAME_BYTES_TARGET", 64 * 1024)
-    monkeypatch.setattr(bundle, "FRAME_BYTES_MAX", 256 * 1024)
+    monkeypatch.setattr(codec, "FRAME_BYTES_TARGET", 64 * 1024)
+    monkeypatch.setattr(codec, "FRAME_BYTES_MAX", 256 * 1024)
     logs = "CREATE TABLE logs (line TEXT PRIMARY KEY, more)"
     tables: dict[str, Key] = {"devices": ["device_id"], "logs": None}
     a, b = (Host(tmp_path, n, ddl=f"{DEVICES};{logs}", tables=tables) for n in "ab")
@@ -299,6 +299,6 @@ def _pull_within_bound(receiver: Host, sender: Host) -> None:
         )
         assert frame.position > after
         after = frame.position
-        receiver.replica.merge(header, bundle.decompress(bundle.compress(frame)))
+        receiver.replica.merge(header, codec.decompress(codec.compress(frame)))
         if frame.claim is not None:
             return

@@ -21,7 +21,7 @@ import pytest
 
 from engine.conftest import MakeHosts
 from engine.hosts import Host, ask, changes_in, pull, settle, small_frames
-from syncd import bundle
+from syncd import codec
 from syncd.clock import hlc_of_ms
 from syncd.errors import BundleGap
 from syncd.vector import Vector
@@ -309,7 +309,7 @@ class TestDurability:
         before = self._state(b)
         path = tmp_path / "bundle"
         with path.open("wb") as file:
-            bundle.write(file, *a.replica.frames_since(Vector()))
+            codec.write(file, *a.replica.frames_since(Vector()))
         script = tmp_path / "doomed.py"
         script.write_text(DOOMED, encoding="utf-8")
         b.close()

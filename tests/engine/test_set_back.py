@@ -14,7 +14,7 @@ import pytest
 
 from engine.hosts import DAY_MS, copy_image, small_frames
 from engine.test_identity import LOST, add, create, names, open_replica, pull, put_back, write
-from syncd import bundle
+from syncd import bundle, codec
 from syncd.clock import hlc_of_ms
 from syncd.identity import Identity, sidecar_of
 from syncd.replica import Replica
@@ -94,13 +94,13 @@ def exported(host: Host) -> bytes:
     """Return a file of all that a host has."""
     header, frames = host.replica.frames_since(Vector())
     stream = io.BytesIO()
-    bundle.write(stream, header, frames)
+    codec.write(stream, header, frames)
     return stream.getvalue()
 
 
 def take_in(host: Host, file: bytes) -> None:
     """Import a file."""
-    reader = bundle.Reader(io.BytesIO(file))
+    reader = codec.Reader(io.BytesIO(file))
     for packed in reader.packed_frames():
         host.replica.merge_packed(reader.header, packed)
 

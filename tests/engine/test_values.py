@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from engine.conftest import MakeHosts
 from engine.hosts import Clock, Host, Key, changes_in, pull, scratch, settle
 from engine.model import Rows
-from syncd import bundle
-from syncd.bundle import Reader
+from syncd import codec
+from syncd.codec import Reader
 from syncd.vector import Vector
 
 
@@ -90,7 +90,7 @@ def by_file(make_hosts: MakeHosts, a: Host) -> Host:
     """Carry a bundle file."""
     (b,) = make_hosts("b", ddl=DDL, tables=TABLES)
     file = io.BytesIO()
-    bundle.write(file, *a.replica.frames_since(Vector()))
+    codec.write(file, *a.replica.frames_since(Vector()))
     file.seek(0)
     reader = Reader(file)
     for frame in reader:

@@ -15,7 +15,7 @@ import atheris
 
 with atheris.instrument_imports(include=["syncd", "http_message_signatures", "http_sf"]):
     from fuzz.targets import TARGETS, run
-    from syncd import bundle
+    from syncd import codec, packing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def main(name: str, *options: str) -> None:
     """Fuzz until an option ends it or an input fails; the exit code is libFuzzer's."""
     # Bombs at the real bounds take a second each, and are replayed as they are by the tests.
-    bundle.FRAME_BYTES_MAX, bundle.OBJECTS_MAX = 1024 * 1024, 64 * 1024
+    codec.FRAME_BYTES_MAX, packing.OBJECTS_MAX = 1024 * 1024, 64 * 1024
     found = ROOT / "build" / "fuzz" / name
     found.mkdir(parents=True, exist_ok=True)
     places = [str(found), str(Path(__file__).with_name("corpus") / name)]

@@ -27,7 +27,7 @@ from fuzz.targets import (
     TARGETS,
     keyring,
 )
-from syncd import bundle, signing, wire
+from syncd import bundle, codec, packing, signing, wire
 from syncd.vector import Vector
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -94,7 +94,7 @@ def strange_frames() -> Seeds:
 
 
 def _raw(frame: bundle.Frame) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(bundle.compress(frame))
+    return zstandard.ZstdDecompressor().decompress(codec.compress(frame))
 
 
 def _frame(
@@ -126,7 +126,7 @@ def _frame(
 def bundles() -> Seeds:
     """Yield bundles, whole and damaged."""
     stream = io.BytesIO()
-    bundle.write(stream, SENDER, [frame for _, frame in frames()])
+    codec.write(stream, SENDER, [frame for _, frame in frames()])
     whole = stream.getvalue()
     yield "whole", whole
     for part in (1, 2, 3):
@@ -136,7 +136,7 @@ def bundles() -> Seeds:
         flipped = bytearray(whole)
         flipped[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
         yield f"flipped-{number}", bytes(flipped)
-    size = bundle.FRAME_BYTES_MAX
+    size = codec.FRAME_BYTES_MAX
     for name, bomb in (
         ("bomb", b"\xc6" + (size - 5).to_bytes(4) + bytes(size - 5)),
         ("bomb-over", bytes(size + 1)),
@@ -146,13 +146,17 @@ def bundles() -> Seeds:
     unsized = zstandard.ZstdCompressor(write_content_size=False)
     yield "unsized", _of_packed(unsized.compress(_raw(_frame())))
     yield "lying", _of_packed(b"\x28\xb5\x2f\xfd\xe0" + (2**63).to_bytes(8, "little") + b"\x01\0\0")
-    yield "long-record", bundle.MAGIC + b"H\xff\xff\xff\xff"
+    yield "long-record", codec.MAGIC + b"H\xff\xff\xff\xff"
     yield "format-2", b"syncd\x1a\x02\n" + whole[8:]
 
 
 def _of_packed(frame: bytes) -> bytes:
-    records = ((b"H", bundle.encode(SENDER)), (b"F", frame), (b"E", bundle.encode(bundle.End(1))))
-    return bundle.MAGIC + b"".join(
+    records = (
+        (b"H", packing.encode(SENDER)),
+        (b"F", frame),
+        (b"E", packing.encode(codec.End(1))),
+    )
+    return codec.MAGIC + b"".join(
         kind + len(payload).to_bytes(4) + payload for kind, payload in records
     )
 
@@ -161,7 +165,7 @@ def messages() -> Seeds:
     """Yield one message of each kind."""
     values = (
         SENDER,
-        bundle.End(3),
+        codec.End(3),
         keyring().sign_file(hashlib.sha256(b"").digest()),
         wire.PullRequest("a", {ORIGIN: 7}, ORIGIN, 3),
         wire.PushAnswer(1, 2, 3, 4),
@@ -175,7 +179,7 @@ def messages() -> Seeds:
 
 def requests() -> Seeds:
     """Yield signed requests."""
-    body = bundle.encode(wire.PullRequest("a", {}, b"", 0))
+    body = packing.encode(wire.PullRequest("a", {}, b"", 0))
     for name, url in (("plain", "http://h/sync/v1/pull"), ("query", "http://h/x/%20y?a=1&b=%ff")):
         request = signing.Request("POST", url, {})
         keyring().sign_request(request, body)
@@ -199,11 +203,14 @@ def responses() -> Seeds:
 def files() -> Seeds:
     """Yield trailers of files."""
     signed = keyring().sign_file(hashlib.sha256(b"").digest())
-    yield "plain", bundle.encode(signed)
+    yield "plain", packing.encode(signed)
     headers = {"Signature-Input": signed.signature_input, "Signature": signed.signature}
     for variant, fields in _variants(headers):
         said, signature = fields["Signature-Input"], fields["Signature"]
-        yield variant, bundle.encode(signing.FileSignature(signed.content_digest, said, signature))
+        yield (
+            variant,
+            packing.encode(signing.FileSignature(signed.content_digest, said, signature)),
+        )
 
 
 def _variants(headers: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:

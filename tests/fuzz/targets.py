@@ -22,7 +22,7 @@ import zstandard
 from engine.hosts import Host, scratch
 from http_message_signatures.algorithms import HMAC_SHA256
 
-from syncd import bundle, bundlefile, merge, signing, wire
+from syncd import bundle, bundlefile, codec, merge, packing, signing, wire
 from syncd.config import Key
 from syncd.database import Connection, Database
 from syncd.errors import SyncError
@@ -47,7 +47,7 @@ DDL = """
 """
 MESSAGES = (
     bundle.Header,
-    bundle.End,
+    codec.End,
     signing.FileSignature,
     wire.PullRequest,
     wire.PushAnswer,
@@ -66,18 +66,18 @@ def keyring() -> signing.Keyring:
 
 def read_bundle(data: bytes) -> None:
     """Read a bundle to its end."""
-    list(bundle.Reader(io.BytesIO(data)))
+    list(codec.Reader(io.BytesIO(data)))
 
 
 def read_message(data: bytes) -> None:
     """Decode any other message; the first byte says which."""
     if data:
-        bundle.decode(data[1:], MESSAGES[data[0] % len(MESSAGES)])
+        packing.decode(data[1:], MESSAGES[data[0] % len(MESSAGES)])
 
 
 def merge_frame(data: bytes) -> None:
     """Decode and merge a frame, look at the file, and undo it; the data is not packed."""
-    frame = bundle.decompress(zstandard.ZstdCompressor(level=1).compress(data))
+    frame = codec.decompress(zstandard.ZstdCompressor(level=1).compress(data))
     with _undone(_receiver()) as connection:
         staged = merge.stage(connection, frame)
         merge.merge_frame(connection, SENDER, frame, staged, now_ms=NOW_S * 1000, drift_ms=300_000)
@@ -108,7 +108,7 @@ def verify_response(data: bytes) -> None:
 
 def verify_file(data: bytes) -> None:
     """Verify a file's trailer; the file itself is empty."""
-    trailer = bundle.decode(data[: bundlefile._TRAILER_BYTES_MAX], signing.FileSignature)
+    trailer = packing.decode(data[: bundlefile._TRAILER_BYTES_MAX], signing.FileSignature)
     keyring().verify_file(hashlib.sha256(b"").digest(), trailer)
     assert trailer.content_digest == _digest(b"")
 

@@ -34,10 +34,11 @@ from syncd import (
 )
 from syncd.bundle import Frame, Header
 from syncd.clock import hlc_of_ms
-from syncd.database import Connection, quoted
+from syncd.database import Connection
 from syncd.identity import Identity
+from syncd.literals import quoted
 from syncd.marks import Marks
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
+from syncd.table import ALIVE_BIT, DEAD_BIT, Table
 
 Bug = Callable[[], AbstractContextManager[Any]]
 

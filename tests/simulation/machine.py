@@ -33,7 +33,7 @@ from syncd.config import Config
 from syncd.database import Database
 from syncd.identity import sidecar_of
 from syncd.replica import Replica
-from syncd.schema import ALIVE_BIT, DEAD_BIT, SALT_BITS
+from syncd.table import ALIVE_BIT, DEAD_BIT, SALT_BITS
 
 
 class Killed(BaseException):

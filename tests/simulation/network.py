@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from simulation.machine import Killed, Machine
 from simulation.steps import Fault, Round
-from syncd import bundle, wire
+from syncd import packing, wire
 from syncd.config import Peer
 from syncd.errors import PeerUnreachable, SyncError
 from syncd.peer import Answer, PeerClient
@@ -113,4 +113,4 @@ class Client(PeerClient):
             self._on_death(killed)
             raise PeerUnreachable(f"{self.peer.name} cannot be reached") from None
         except SyncError as error:
-            raise self._refusal(bundle.encode(wire.ErrorAnswer(error.code, str(error)))) from error
+            raise self._refusal(packing.encode(wire.ErrorAnswer(error.code, str(error)))) from error

@@ -45,7 +45,7 @@ from syncd.config import Sync
 from syncd.database import Connection, Database
 from syncd.identity import Identity, sidecar_of
 from syncd.replica import Replica
-from syncd.schema import ALIVE_BIT, DEAD_BIT, Table
+from syncd.table import ALIVE_BIT, DEAD_BIT, Table
 from syncd.vector import Vector
 
 DRIFT_MS = Sync.model_fields["max_clock_drift"].default

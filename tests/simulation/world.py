@@ -26,9 +26,9 @@ from simulation.observer import Observer
 from simulation.plan import HOUR_MS, RETENTION_MS, Plan
 from simulation.steps import Step
 from simulation.writing import attempt, written
-from syncd import audit, bundle, changelog, endpoint, exchange, verify
-from syncd.bundle import Reader
+from syncd import audit, changelog, codec, endpoint, exchange, verify
 from syncd.clock import hlc_of_ms, ms_of_hlc
+from syncd.codec import Reader
 from syncd.conflicts import Conflict
 from syncd.errors import (
     BundleError,
@@ -186,7 +186,7 @@ class World:
         since = Vector() if step.everything else receiver.replica.vector()
         file = io.BytesIO()
         with small_frames(step.frame_entries):
-            bundle.write(file, *sender.replica.frames_since(since))
+            codec.write(file, *sender.replica.frames_since(since))
         content = file.getvalue()
         self.network.mail.append(content)
         self._check(sender)

@@ -20,7 +20,7 @@ from werkzeug.serving import ThreadedWSGIServer
 from werkzeug.test import TestResponse
 
 import syncd
-from syncd import bundle, signing, wire
+from syncd import bundle, codec, packing, signing, wire
 from syncd.config import Config, Key, Peer
 from syncd.exchange import Outcome, client_of, run_round
 from syncd.vector import Vector
@@ -181,7 +181,7 @@ def keyring(*keys: Mapping[str, str], clock: Callable[[], int]) -> signing.Keyri
 
 def pull_body(node: str = "asker") -> bytes:
     """Ask for everything."""
-    return bundle.encode(wire.PullRequest(node, {}, b"", 0))
+    return packing.encode(wire.PullRequest(node, {}, b"", 0))
 
 
 def push_body(sender: Site) -> bytes:
@@ -194,7 +194,7 @@ def push_body(sender: Site) -> bytes:
 def packed(header: bundle.Header, *frames: bundle.Frame) -> bytes:
     """Return a bundle's bytes."""
     stream = io.BytesIO()
-    bundle.write(stream, header, frames)
+    codec.write(stream, header, frames)
     return stream.getvalue()
 
 

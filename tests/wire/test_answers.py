@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd import bundle, wire
+from syncd import codec, packing, wire
 from syncd.config import Peer
 from syncd.errors import PeerMisbehaved, PeerRefused, SyncError
 from syncd.exchange import client_of
@@ -130,7 +130,7 @@ def test_an_answer_recorded_earlier_fits_no_other_request(here: Site, there: Sit
 
 def test_the_answer_to_another_path_is_not_taken(here: Site, there: Site) -> None:
     """A status answer to the same bytes is no answer to a pull."""
-    body = bundle.encode(wire.StatusAnswer("b", b"o" * 16, {}, 0, 0))
+    body = packing.encode(wire.StatusAnswer("b", b"o" * 16, {}, 0, 0))
     error = refused_by_client(here, signs(there.keyring, 200, body))
     assert isinstance(error, PeerMisbehaved)
     assert "sent no bundle" in str(error)
@@ -155,7 +155,7 @@ def test_an_answer_out_of_time_is_not_believed(seconds: int, here: Site, there: 
 
 def test_a_signed_refusal_is_told_with_its_reason(here: Site, there: Site) -> None:
     """What a peer signs as its refusal reaches the operator, with its stable code."""
-    body = bundle.encode(wire.ErrorAnswer("bundle_gap", "something is missing"))
+    body = packing.encode(wire.ErrorAnswer("bundle_gap", "something is missing"))
     error = refused_by_client(here, signs(there.keyring, 409, body))
     assert isinstance(error, PeerRefused)
     assert "something is missing (bundle_gap)" in str(error)
@@ -192,7 +192,7 @@ def test_a_401_names_the_difference_of_the_clocks(
 
 def test_a_signed_bundle_of_two_frames_is_misbehaviour(here: Site, there: Site) -> None:
     """One answer is one frame: the cursor moves only by what was asked for."""
-    reader = bundle.Reader(io.BytesIO(push_body(there)))
+    reader = codec.Reader(io.BytesIO(push_body(there)))
     (frame,) = list(reader)
     error = refused_by_client(here, signs(there.keyring, 200, packed(reader.header, frame, frame)))
     assert isinstance(error, PeerMisbehaved)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from syncd import bundle, wire
+from syncd import codec, packing, wire
 from syncd.bundle import Mark
 from syncd.config import Peer
 from syncd.errors import PeerMisbehaved
@@ -55,7 +55,7 @@ def asking(here: Site, there: Site, **changed: Any) -> wire.PullRequest:
 
 def answer(there: Site, request: wire.PullRequest) -> tuple[dict[str, str], bytes]:
     """Return the headers and the body of an answer."""
-    body = bundle.encode(request)
+    body = packing.encode(request)
     found = there.call(wire.PULL, body, signed_headers(there.keyring, wire.PULL, body))
     assert found.status_code == 200
     return dict(found.headers), found.data
@@ -86,7 +86,7 @@ def test_the_round_is_one_like_any_other(pair: tuple[Site, Site]) -> None:
 
 def answer_to(there: Site, asked: Asked) -> bytes:
     """Return what a host answers to the body of a request."""
-    return answer(there, bundle.decode(asked.body, wire.PullRequest))[1]
+    return answer(there, packing.decode(asked.body, wire.PullRequest))[1]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_whatever_is_not_repeated_is_said(
 ) -> None:
     """Unless all that a bundle would say stands in the request, there is one."""
     _, body = answer(pair[1], asking(*pair, **changed))
-    assert len(list(bundle.Reader(io.BytesIO(body)))) == 1, why
+    assert len(list(codec.Reader(io.BytesIO(body)))) == 1, why
 
 
 def test_news_is_said(pair: tuple[Site, Site]) -> None:
@@ -115,7 +115,7 @@ def test_news_is_said(pair: tuple[Site, Site]) -> None:
     here, there = pair
     there.add("more", 3)
     _, body = answer(there, asking(*pair))
-    (frame,) = bundle.Reader(io.BytesIO(body))
+    (frame,) = codec.Reader(io.BytesIO(body))
     assert sum(map(len, frame.sections)) == 1
     with served(there.app) as server:
         assert here.round(Peer(name="peer", url=server.url)).applied == 1
@@ -126,7 +126,7 @@ def test_withdrawals_are_said(pair: tuple[Site, Site]) -> None:
     there = pair[1]
     there.sql("INSERT INTO syncd_withdrawn SELECT ordinal, 90, 99, 7 FROM syncd_origin LIMIT 1")
     _, body = answer(there, asking(*pair))
-    assert len(bundle.Reader(io.BytesIO(body)).header.withdrawn) == 1
+    assert len(codec.Reader(io.BytesIO(body)).header.withdrawn) == 1
 
 
 def test_forks_are_heard_from_who_asks(pair: tuple[Site, Site]) -> None:
@@ -135,7 +135,7 @@ def test_forks_are_heard_from_who_asks(pair: tuple[Site, Site]) -> None:
     forks = {here.replica.origin(): 5, b"f" * 16: 7}
     assert answer(there, asking(*pair, forks=forks))[1] == b""
     assert there.replica.forks() == forks
-    (frame,) = bundle.Reader(io.BytesIO(answer(there, asking(*pair))[1]))
+    (frame,) = codec.Reader(io.BytesIO(answer(there, asking(*pair))[1]))
     assert not frame.sections
 
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from syncd import bundle, signing, wire
+from syncd import packing, signing, wire
 from wire.sites import FOREIGN, NEW, OLD, Clock, Site, keyring, pull_body, push_body, signed_headers
 
 # Every example must leave the site as it found it, so that they may share one.
@@ -468,5 +468,5 @@ def test_a_signed_body_that_means_nothing_is_a_signed_refusal(
         sending.sign(sending.site.keyring)
         answer = sending.send()
         assert answer.status_code == 400
-        assert bundle.decode(answer.data, wire.ErrorAnswer).code.startswith("bundle")
+        assert packing.decode(answer.data, wire.ErrorAnswer).code.startswith("bundle")
     assert sending.site.dump() == sending.before

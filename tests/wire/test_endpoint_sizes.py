@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from werkzeug.test import TestResponse
 
-from syncd import bundle, wire
+from syncd import codec, packing, wire
 from syncd.vector import Vector
 from wire.sites import Site, packed, push_body, signed_headers
 
@@ -44,8 +44,8 @@ def push(site: Site, body: bytes) -> TestResponse:
 def bundle_around(sender: Site, packed_frame: bytes) -> bytes:
     """Return a sender's own bundle with another frame's bytes in it."""
     header, frames = sender.replica.frames_since(Vector())
-    (good,) = map(bundle.compress, frames)
-    whole = packed(header, bundle.decompress(good))
+    (good,) = map(codec.compress, frames)
+    whole = packed(header, codec.decompress(good))
     assert good in whole
     return whole.replace(
         len(good).to_bytes(4, "big") + good, len(packed_frame).to_bytes(4, "big") + packed_frame
@@ -106,8 +106,8 @@ def test_a_body_without_a_length_is_refused_at_the_bound(
 
 def test_the_largest_frame_fits_into_a_body() -> None:
     """Whatever `compress` lets out, the endpoint lets in."""
-    worst = zstandard.ZstdCompressor(level=3).compress(_noise(bundle.FRAME_BYTES_MAX))
-    assert len(worst) <= bundle.RECORD_BYTES_MAX < wire.BODY_BYTES_MAX
+    worst = zstandard.ZstdCompressor(level=3).compress(_noise(codec.FRAME_BYTES_MAX))
+    assert len(worst) <= codec.RECORD_BYTES_MAX < wire.BODY_BYTES_MAX
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_bomb_is_not_unpacked(
     before, peak_kib = site.dump(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     answer = push(site, body)
     assert answer.status_code == status
-    assert reason in bundle.decode(answer.data, wire.ErrorAnswer).message
+    assert reason in packing.decode(answer.data, wire.ErrorAnswer).message
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib
     assert grown_kib < 128 * 1024
     assert site.dump() == before
@@ -137,7 +137,7 @@ def test_the_frame_around_the_bomb_is_well_made(site: Site, sender: Site) -> Non
     """With its own frame in place of the bomb, the same bundle is merged."""
     _, frames = sender.replica.frames_since(Vector())
     (frame,) = frames
-    assert push(site, bundle_around(sender, bundle.compress(frame))).status_code == 200
+    assert push(site, bundle_around(sender, codec.compress(frame))).status_code == 200
     assert site.notes() == {"mine": 1, "theirs": 2}
 
 
@@ -152,7 +152,7 @@ def test_a_record_that_claims_too_much_is_refused(claimed: int, site: Site, send
     before = site.dump()
     answer = push(site, body)
     assert answer.status_code == 413
-    assert bundle.decode(answer.data, wire.ErrorAnswer).code == "bundle_too_large"
+    assert packing.decode(answer.data, wire.ErrorAnswer).code == "bundle_too_large"
     assert site.dump() == before
 
 
@@ -161,7 +161,7 @@ def test_a_second_frame_that_is_broken_does_not_undo_the_first(site: Site, sende
     header, frames = sender.replica.frames_since(Vector())
     (frame,) = frames
     whole = packed(header, frame, frame)
-    good = bundle.compress(frame)
+    good = codec.compress(frame)
     at = whole.rindex(good)
     broken = whole[:at] + bytes(len(good)) + whole[at + len(good) :]
     assert push(site, broken).status_code == 400

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd import bundle, wire
+from syncd import codec, packing, wire
 from syncd.config import Peer
 from syncd.exchange import client_of
 from syncd.nudges import Nudges
@@ -34,13 +34,13 @@ def pair(tmp_path: Path) -> Iterator[tuple[Site, Site]]:
 def nudge_of(sender: Site) -> bytes:
     """Return the nudge that a host sends of all it has."""
     replica = sender.replica
-    return bundle.encode(wire.Nudge(replica.config.node, replica.origin(), dict(replica.claim())))
+    return packing.encode(wire.Nudge(replica.config.node, replica.origin(), dict(replica.claim())))
 
 
 def waiting_pull(asker: Site, wait_ms: int) -> bytes:
     """Ask for everything that is new, and be ready to wait for it."""
     replica = asker.replica
-    return bundle.encode(
+    return packing.encode(
         wire.PullRequest(replica.config.node, dict(replica.vector()), b"", 0, wait_ms=wait_ms)
     )
 
@@ -104,7 +104,7 @@ def test_a_pull_that_finds_nothing_waits_for_news(pair: tuple[Site, Site]) -> No
     _, answer = post(a, wire.PULL, waiting_pull(b, 5_000))
     took_s = time.monotonic() - started
     writer.join()
-    (frame,) = bundle.Reader(io.BytesIO(answer))
+    (frame,) = codec.Reader(io.BytesIO(answer))
     assert [section.table for section in frame.sections] == ["note"]
     assert 0.2 < took_s < 4
 
