@@ -35,6 +35,8 @@ GENERATED_KEY = (KeyColumn("syncd_origin", "BLOB"), KeyColumn("syncd_number", "I
 birth there and some random bits; see `numbers.identified`."""
 SALT_BITS = 24
 """How many random bits a birth of such a row is journalled with."""
+_NUMBERED = "syncd_numbered"
+"""An alias within expressions that no query around them has."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,17 @@ class Parent:
 
     def travelling(self, here: str) -> str:
         """Return the SQL of a row number as every host understands it."""
-        return f"(SELECT n.{_name_cell(self.keys)} FROM {self.numbers} AS n WHERE n.row = {here})"
+        name = _name_cell(self.keys)
+        return f"(SELECT {_NUMBERED}.{name} {self._numbered} WHERE {_NUMBERED}.row = {here})"
 
     def local(self, travelling: str) -> str:
         """Return the SQL of the number that a name has on this host; NULL for an unknown one."""
-        is_it = f"n.{_name_cell(self.keys)} = {travelling}"
-        return f"(SELECT n.row FROM {self.numbers} AS n WHERE {is_it})"
+        is_it = f"{_NUMBERED}.{_name_cell(self.keys)} = {travelling}"
+        return f"(SELECT {_NUMBERED}.row {self._numbered} WHERE {is_it})"
+
+    @property
+    def _numbered(self) -> str:
+        return f"FROM {self.numbers} AS {_NUMBERED}"
 
 
 def _name_cell(keys: int) -> str:
@@ -199,16 +206,16 @@ class Table:
     def identity_of(self, ours: str) -> tuple[str, ...]:
         """Return the SQL of what `identity` holds for the key in a row of one of our tables."""
         if self.is_generated:
-            named = f"{self.on('n', ours)} AND NOT n.gone"
-            return (f"(SELECT n.row FROM {self.numbers} AS n WHERE {named})",)
+            named = f"{self.on(_NUMBERED, ours)} AND NOT {_NUMBERED}.gone"
+            return (f"(SELECT {_NUMBERED}.row FROM {self.numbers} AS {_NUMBERED} WHERE {named})",)
         return tuple(f"{ours}.{cell}" for cell in self.key_cells)
 
     def user_key(self, alias: str) -> tuple[str, ...]:
         """Return the SQL of each part of a row's sync key, read from the user's table."""
         if self.is_generated:
-            having = f"n.row = {alias}.{self.identity[0]} AND NOT n.gone"
-            numbered = f"FROM {self.numbers} AS n WHERE {having}"
-            return tuple(f"(SELECT n.{cell} {numbered})" for cell in self.key_cells)
+            having = f"{_NUMBERED}.row = {alias}.{self.identity[0]} AND NOT {_NUMBERED}.gone"
+            numbered = f"FROM {self.numbers} AS {_NUMBERED} WHERE {having}"
+            return tuple(f"(SELECT {_NUMBERED}.{cell} {numbered})" for cell in self.key_cells)
         return tuple(f"{alias}.{name}" for name in self.identity)
 
     def named_key(self, alias: str) -> str:

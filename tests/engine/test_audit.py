@@ -219,6 +219,22 @@ class TestMending:
         anew = {(c.key[0][1], c.register) for c in changes if ms_of_hlc(c.stamp.hlc) == a.clock.ms}
         assert anew == {(b"d", "note"), (b"e", EXISTENCE), (b"e", "status"), (b"e", "note")}
 
+    def test_of_generated_rows_the_one_concerned_is_written_anew(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """And not the one with the lowest number."""
+        (a,) = make_hosts("a", ddl=LOGS, tables={"logs": "generated"})
+        a.write("INSERT INTO logs (line) VALUES ('one'), ('two'), ('three')")
+        a.replica.fold()
+        ((origin, number),) = a.rows("SELECT k0, k1 FROM syncd_numbers_logs WHERE row = 2")
+        a.clock.ms += 1_000
+        comparison.rewrite(a.replica, "logs", [Column([origin]), Column([number])], [["line"]])
+        assert a.rows(
+            "SELECT n.row FROM syncd_changes_logs AS e JOIN syncd_numbers_logs AS n USING (k0, k1)"
+            " WHERE e.hlc >> 16 = ?",
+            a.clock.ms,
+        ) == [(2,)]
+
     @pytest.mark.parametrize("kind", ["REAL", "BLOB"])
     def test_keys_of_every_kind_are_found_again(self, make_hosts: MakeHosts, kind: str) -> None:
         """Blobs, numbers and text that is not UTF-8."""
