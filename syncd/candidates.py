@@ -53,6 +53,10 @@ class Candidates:
         self._named_like_table = f"temp.{self._candidate} AS {table.sql}"
         self._whole = f"syncd_whole_{table.id}"
         self._barred = f"syncd_barred_{table.id}"
+        # Columns that have come since it was enrolled may be part of what it demands already.
+        self._since = {
+            name: preset for name, preset in demands.presets.items() if name not in table.names
+        }
         self.beaten: list[str] = []
 
     def has_lost(self, referred_to: set[str]) -> bool:
@@ -146,6 +150,7 @@ class Candidates:
         if table.rowid is not None and not table.is_generated:
             users.append(quoted(table.rowid))
         users += [quoted(column.name) for column in (*table.columns, *table.excluded)]
+        users += map(quoted, self._since)
         declared = self.demands.declared
         keys = ", ".join(
             f"syncd_{cell} {column.affinity}"
@@ -276,6 +281,7 @@ class Candidates:
             for column in table.columns
         }
         values |= {column.name: f"h.{column.cell}" for column in table.excluded}
+        values |= self._since
         whole = [f"{v} IS NOT NULL" for name, v in values.items() if name in self.demands.required]
         whole += [_is_numbered(column) for column in table.columns if column.parent is not None]
         row = "h.row"

@@ -121,7 +121,8 @@ class Constraints:
 
     has_policy: a constraint may say what to do instead of refusing a row. made_of: its generated
     columns, each with the SQL of what it is made of. declared: what to declare a column with that
-    is to compare like the table's own, by its quoted name.
+    is to compare like the table's own, by its quoted name. presets: the SQL of each column's
+    DEFAULT, by name, the generated ones left out.
     """
 
     required: frozenset[str]
@@ -130,6 +131,7 @@ class Constraints:
     has_policy: bool
     made_of: Mapping[str, str]
     declared: Mapping[str, str]
+    presets: Mapping[str, str]
 
     @property
     def strictly(self) -> str:

@@ -208,6 +208,7 @@ def _constraints(connection: Connection, name: str, key: Sequence[str]) -> Const
         ),
         _made_of(connection, name, infos),
         _declared(connection, name, infos),
+        {info.name: info.preset for info in infos if not info.generated},
     )
 
 

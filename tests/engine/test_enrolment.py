@@ -889,6 +889,15 @@ DRIFTS = {
 }
 
 
+ADDED = {
+    "reference": "ALTER TABLE devices ADD COLUMN up TEXT REFERENCES devices (device_id)",
+    "partial index": "ALTER TABLE devices ADD COLUMN gone;"
+    " CREATE UNIQUE INDEX present ON devices (note) WHERE gone IS NULL",
+    "generated column": "ALTER TABLE devices ADD COLUMN more;"
+    " ALTER TABLE devices ADD COLUMN made AS (note || more)",
+}
+
+
 class TestBetweenMigrationAndInit:
     """The daemon runs on while an app migrates; `syncd init` comes later."""
 
@@ -931,6 +940,30 @@ class TestBetweenMigrationAndInit:
         settle(a, b)
         states = "SELECT device_id, status FROM devices ORDER BY 1"
         assert a.rows(states) == b.rows(states) == [("d", "blocked"), ("f", "new")]
+
+    @pytest.mark.parametrize("added", ADDED.values(), ids=ADDED.keys())
+    def test_what_is_demanded_of_a_new_column_is_met_already(
+        self, make_hosts: MakeHosts, added: str
+    ) -> None:
+        """Rows wait that might show, a write waits for the fold, and more comes."""
+        ddl = DEVICES.replace("note", "note UNIQUE")
+        a, b = make_hosts("a", "b", ddl=ddl)
+        insert(a, "d", "wanted")
+        b.clock.ms += 1_000
+        insert(b, "e", "wanted")
+        settle(a, b)
+        assert a.held() == 1
+        a.writer.executescript(added)
+        insert(a, "f")
+        insert(b, "g")
+        pull(a, b)
+        assert a.devices().keys() == {"e", "f", "g"}
+        insert(a, "h")
+        a.enrol()
+        b.write("DELETE FROM devices WHERE device_id = 'e'")
+        settle(a, b)
+        assert a.devices() == b.devices()
+        assert a.devices()["d"] == ("new", "wanted")
 
     def test_a_child_of_a_table_that_is_gone_says_what_to_do(self, make_hosts: MakeHosts) -> None:
         """Whether it may show cannot be said, so its changes stay with the peer."""
