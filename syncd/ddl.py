@@ -36,7 +36,7 @@ def index(sql: str) -> tuple[list[str], str | None]:
 def generated(sql: str, names: Collection[str]) -> dict[str, str]:
     """Return what generated columns are made of, by CREATE TABLE: name to SQL."""
     wanted = {name.casefold(): name for name in names}
-    declared = {next(_names(one), "").casefold(): one for one in _listed(sql)[0]}
+    declared = {next(words(one), "").casefold(): one for one in _listed(sql)[0]}
     return {wanted[n]: _behind_as(one) for n, one in declared.items() if n in wanted}
 
 
@@ -90,8 +90,8 @@ def trigger(sql: str) -> tuple[str, list[str]]:
 
 def is_instead(head: str) -> bool:
     """Say whether a trigger, by what stands before its BEGIN, takes the place of the write."""
-    words = [word.casefold() for word in _names(head)]
-    return ("instead", "of") in itertools.pairwise(words)
+    found = [word.casefold() for word in words(head)]
+    return ("instead", "of") in itertools.pairwise(found)
 
 
 def written_by(statement: str) -> str | None:
@@ -146,7 +146,7 @@ def _listed(sql: str) -> tuple[list[str], str]:
     return items, rest
 
 
-def _names(sql: str) -> Iterator[str]:
+def words(sql: str) -> Iterator[str]:
     """Yield the words of a piece of SQL, without their quotes."""
     for match in _words(sql):
         yield _unquoted(match[0])

@@ -8,7 +8,6 @@ lowest, so that any real write beats them; so do the values of a column that was
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,13 +20,15 @@ from syncd import (
     missed,
     names,
     numbers,
+    references,
     usertriggers,
 )
 from syncd.config import TableConfig
 from syncd.database import Connection
 from syncd.disclaim import Renew
 from syncd.errors import SchemaError
-from syncd.introspection import Definition, define, references
+from syncd.introspection import Definition, define, foreign_keys
+from syncd.references import Bare
 from syncd.schema import (
     adrift,
     create_bookkeeping,
@@ -37,7 +38,7 @@ from syncd.schema import (
     remembered,
     require_enrolled,
 )
-from syncd.table import COLUMNS_MAX, GENERATED, Column, Parent, Table
+from syncd.table import COLUMNS_MAX, GENERATED, Column, Table
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,17 @@ def enrol(
         if name not in configs and name not in gone
     }
     definitions, problems = _definitions(connection, {**configs, **unlisted})
-    bare = _bare_references(known, definitions)
-    problems += _unchangeable(known, definitions, bare)
-    problems += _without_parent(known, definitions, gone)
+    problems += [
+        f"tables.{definition.name}.key: enrolled with key"
+        f" ({', '.join(c.name for c in known[definition.name].key)}), which cannot change"
+        for definition in definitions
+        if definition.name in known and known[definition.name].key != definition.key
+    ]
+    bare = references.that_cannot_travel(known, definitions)
+    problems += [
+        f"tables.{name}: {one.why}" for name, found in bare.items() for one in found if one.is_news
+    ]
+    problems += references.without_parent(known, definitions, gone)
     if problems:
         raise SchemaError(problems)
     if is_enrolled(connection):
@@ -129,7 +138,7 @@ def require_parents(connection: Connection, names: Iterable[str]) -> None:
     problems = [
         f"tables.{name}: ({', '.join(reference.columns)}) refers to table {reference.parent}, which"
         f" is not there; make it, or rebuild {name} without that reference"
-        for name, reference in references(connection)
+        for name, reference in foreign_keys(connection)
         if name in concerned and reference.parent not in present
     ]
     if problems:
@@ -151,15 +160,16 @@ def _with_warnings(
     connection: Connection,
     result: Enrolled,
     config: TableConfig | None,
-    bare: Sequence[tuple[str, str]],
+    bare: Sequence[Bare],
     beside: Sequence[str],
 ) -> Enrolled:
     """Warn of what does not come to every host that has the change.
 
     config: the table's, which names triggers that are expected; None if it is not listed any more.
-    bare: references. beside: what is to be said of tables that stay here.
+    bare: its references that say another row elsewhere. beside: what is to be said of tables that
+    stay here.
     """
-    warnings = [*result.warnings, *itertools.starmap(_said_of, bare)]
+    warnings = [*result.warnings, *(one.why for one in bare)]
     if config is not None:
         warnings += beside
         warnings += [
@@ -177,7 +187,7 @@ def _beside(connection: Connection) -> dict[str, list[str]]:
     """Say of each enrolled table what it refers to, or is referred to by, that stays here."""
     enrolled = load_tables(connection)
     said: dict[str, list[str]] = {name: [] for name in enrolled}
-    for name, reference in references(connection):
+    for name, reference in foreign_keys(connection):
         if name in enrolled and reference.parent not in enrolled:
             said[name].append(
                 f"({', '.join(reference.columns)}) refers to {reference.parent}, which is not"
@@ -201,78 +211,7 @@ def _definitions(
             definitions.append(found)
         else:
             problems.extend(found)
-    for definition in definitions:
-        problems += _untranslatable(definition, {d.name: d for d in definitions})
-    return definitions, problems
-
-
-def _unchangeable(
-    known: Mapping[str, Table],
-    definitions: Sequence[Definition],
-    bare: Mapping[str, Sequence[tuple[str, str]]],
-) -> list[str]:
-    """Say what enrolled tables have come to be that they cannot become. bare: references."""
-    keys = [
-        f"tables.{definition.name}.key: enrolled with key"
-        f" ({', '.join(c.name for c in known[definition.name].key)}), which cannot change"
-        for definition in definitions
-        if definition.name in known and known[definition.name].key != definition.key
-    ]
-    # One to a parent that was there before is no news, and keeps no host from starting.
-    references = [
-        f"tables.{name}: {_said_of(column, parent)}"
-        for name, of_table in bare.items()
-        for column, parent in of_table
-        if parent not in known
-    ]
-    return keys + references
-
-
-def _bare_references(
-    known: Mapping[str, Table], definitions: Sequence[Definition]
-) -> dict[str, list[tuple[str, str]]]:
-    """Return each table's columns that refer to a parent by number and have been synced as such."""
-    by_name = {definition.name: definition for definition in definitions}
-    return {
-        name: [
-            (column.name, parents[column.name].name)
-            for column in (known[name].columns if name in known else ())
-            if column.name in parents and column.parent is None
-        ]
-        for name, definition in by_name.items()
-        for parents in [_parents(definition, by_name)]
-    }
-
-
-def _said_of(column: str, parent: str) -> str:
-    """Say what is wrong with a reference that was synced as a bare number, and the way out."""
-    return (
-        f"({column}) was synced as a bare number of {parent}, which means another row on each host;"
-        f" to let it travel as the key, first {_left_out(column)}, then syncd init, then back"
-    )
-
-
-def _without_parent(
-    known: Mapping[str, Table], definitions: Sequence[Definition], gone: Sequence[str]
-) -> list[str]:
-    """Say which columns have numbers of a table that is not known any more, or is gone."""
-    return [
-        f"tables.{definition.name}: ({column.name}) has numbers of {column.parent.name}, which"
-        f" travel as its keys, and that table is gone; keep it, or {_left_out(column.name)}"
-        for definition in definitions
-        if definition.name in known
-        for column in known[definition.name].columns
-        if column.parent is not None
-        and (column.parent.name in gone or column.parent.name not in known)
-        and column.name in {name for name, _, _ in definition.columns}
-    ]
-
-
-def _left_out(column: str) -> str:
-    return (
-        f"let every host leave it out (columns: {{exclude: [{column}]}}) or rename it"
-        " (ALTER TABLE ... RENAME COLUMN)"
-    )
+    return definitions, [*problems, *references.in_keys(definitions)]
 
 
 def _expect_parents(connection: Connection, results: Sequence[Enrolled]) -> None:
@@ -287,29 +226,6 @@ def _expect_parents(connection: Connection, results: Sequence[Enrolled]) -> None
             children.expect_parents(connection, table)
 
 
-def _parents(definition: Definition, definitions: Mapping[str, Definition]) -> dict[str, Parent]:
-    """Return the parents that columns refer to by row number, which every host mints for itself."""
-    excluded = {name for name, _, _ in definition.excluded}
-    return {
-        column: Parent(reference.parent, len(definitions[reference.parent].key))
-        for reference in definition.foreign_keys
-        if reference.parent in definitions
-        for column, to in zip(reference.columns, reference.parent_columns, strict=True)
-        if to == definitions[reference.parent].rowid and column not in excluded
-    }
-
-
-def _untranslatable(definition: Definition, definitions: Mapping[str, Definition]) -> list[str]:
-    """Say which references by row number cannot travel as the parent's sync key."""
-    key = {column.name for column in definition.key}
-    return [
-        f"tables.{definition.name}: ({column}) refers to the row number of {parent.name}, so it is"
-        " another one on every host and cannot be a key"
-        for column, parent in _parents(definition, definitions).items()
-        if column in key
-    ]
-
-
 class _Enrolling:
     """Enrols one table after the other, in one transaction."""
 
@@ -319,8 +235,7 @@ class _Enrolling:
         self._connection = connection
         self._now_ms = now_ms
         self._renew = renew
-        by_name = {definition.name: definition for definition in definitions}
-        self._parents = {name: _parents(one, by_name) for name, one in by_name.items()}
+        self._parents = references.parents(definitions)
 
     def one(self, definition: Definition, known: Table | None) -> Enrolled:
         """Enrol a table, for the first time or again."""

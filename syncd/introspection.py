@@ -120,7 +120,7 @@ def define(connection: Connection, name: str, config: TableConfig) -> Definition
     return definition
 
 
-def references(connection: Connection) -> list[tuple[str, ForeignKey]]:
+def foreign_keys(connection: Connection) -> list[tuple[str, ForeignKey]]:
     """Return the foreign keys of all tables of the file, each with the name of its table."""
     names = connection.rows(
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 ORDER BY name"
@@ -132,7 +132,7 @@ def is_referred_to_by_number(connection: Connection, definition: Definition) -> 
     """Say whether any table of the file refers to a table's rows by their local numbers."""
     return definition.rowid is not None and any(
         reference.parent == definition.name and definition.rowid in reference.parent_columns
-        for _, reference in references(connection)
+        for _, reference in foreign_keys(connection)
     )
 
 

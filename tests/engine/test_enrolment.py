@@ -1043,6 +1043,24 @@ REFUSED: dict[str, tuple[str, Key]] = {
         "CREATE TABLE t (device INTEGER NOT NULL UNIQUE REFERENCES devices (id))",
         ["device"],
     ),
+    "a number every host mints that refers": (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY REFERENCES devices (id), a TEXT NOT NULL UNIQUE)",
+        ["a"],
+    ),
+    "a number of a log that refers": (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY REFERENCES devices (id), a)",
+        "generated",
+    ),
+    "a number that refers to a table that stays": (
+        "CREATE TABLE s (a INTEGER PRIMARY KEY);"
+        "CREATE TABLE t (id INTEGER PRIMARY KEY REFERENCES s (a), b TEXT NOT NULL UNIQUE)",
+        ["b"],
+    ),
+    "a generated reference": (
+        "CREATE TABLE t (a TEXT PRIMARY KEY, kind, number INTEGER,"
+        " device INTEGER AS (CASE kind WHEN 'device' THEN number END) REFERENCES devices (id))",
+        None,
+    ),
     "identities for rows without a number": ("CREATE TABLE t (a TEXT)", "generated"),
     "excluded column that is not there": (
         "CREATE TABLE t (a TEXT PRIMARY KEY)",

@@ -670,6 +670,64 @@ class TestReferences:
         assert b.rows("SELECT device_id FROM devices") == [("y",)]
         assert b.rows("SELECT token FROM sessions JOIN devices ON id = device") == []
 
+    def test_a_reference_to_a_reference_means_the_same_parent_everywhere(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Alone, together with a column that is none, and made of a column that is one."""
+        ddl = f"""{FAMILY};
+            CREATE TABLE places (place TEXT PRIMARY KEY, site TEXT NOT NULL,
+                owner INTEGER NOT NULL UNIQUE REFERENCES owners (id), UNIQUE (site, owner));
+            CREATE TABLE visits (visit TEXT PRIMARY KEY, owner REFERENCES places (owner),
+                site, host INTEGER, guest INTEGER REFERENCES owners (id),
+                again AS (guest) REFERENCES owners (id),
+                FOREIGN KEY (site, host) REFERENCES places (site, owner))"""
+        tables: dict[str, Key] = {**FAMILY_KEYS, "places": None, "visits": None}
+        a, b = make_hosts("a", "b", ddl=ddl, tables=tables)
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        b.write("INSERT INTO owners (name) VALUES ('bert')")
+        settle(a, b)
+        a.write("INSERT INTO places SELECT name, 'x', id FROM owners")
+        a.write("INSERT INTO visits SELECT 'v', id, 'x', id, id FROM owners WHERE name = 'anna'")
+        settle(a, b)
+        for host in (a, b):
+            for column in ("owner", "host", "again"):
+                of = f"SELECT o.name FROM visits AS v JOIN owners AS o ON o.id = v.{column}"
+                assert host.rows(of) == [("anna",)]
+            assert host.rows("PRAGMA foreign_key_check") == []
+        b.write("UPDATE visits SET owner = (SELECT id FROM owners WHERE name = 'bert')")
+        settle(a, b)
+        of = "SELECT o.name FROM visits AS v JOIN owners AS o ON o.id = v.owner"
+        assert a.rows(of) == b.rows(of) == [("bert",)]
+
+    def test_a_number_that_came_to_refer_is_warned_of(self, make_hosts: MakeHosts) -> None:
+        """Such a table is refused at first; one that was enrolled before keeps no host down."""
+        ddl = f"{FAMILY}; CREATE TABLE badges (id INTEGER PRIMARY KEY, badge TEXT NOT NULL UNIQUE)"
+        tables: dict[str, Key] = {**FAMILY_KEYS, "badges": ["badge"]}
+        (a,) = make_hosts("a", ddl=ddl, tables=tables)
+        a.writer.executescript(
+            """
+            CREATE TABLE badges_new
+                (id INTEGER PRIMARY KEY REFERENCES owners (id), badge TEXT NOT NULL UNIQUE);
+            DROP TABLE badges;
+            ALTER TABLE badges_new RENAME TO badges;
+            """
+        )
+        (warning,) = (warning for one in a.enrol() for warning in one.warnings)
+        assert warning.startswith("(id) refers to owners")
+
+    def test_a_number_that_refers_can_be_the_key(self, make_hosts: MakeHosts) -> None:
+        """It refers to what is the same on every host, and so is the same itself."""
+        ddl = """
+            CREATE TABLE codes (code INTEGER PRIMARY KEY);
+            CREATE TABLE texts
+                (code INTEGER PRIMARY KEY REFERENCES codes (code), t TEXT NOT NULL UNIQUE)
+        """
+        tables: dict[str, Key] = {"codes": ["code"], "texts": ["t"]}
+        (a,) = make_hosts("a", ddl=ddl, tables=tables, enrolled=False)
+        with pytest.raises(SchemaError, match=r"with key: \[code\]"):
+            a.enrol()
+        a.enrol({**tables, "texts": ["code"]})
+
     @pytest.mark.parametrize("demand", ["", "NOT NULL"])
     def test_a_parent_enrolled_after_its_children_is_refused(
         self, make_hosts: MakeHosts, demand: str
