@@ -16,8 +16,10 @@ from collections.abc import Callable, Collection, Iterator
 from syncd import usertriggers
 from syncd.database import Connection
 from syncd.demands import Term, Unique
+from syncd.errors import SchemaChanged
 from syncd.introspection import Definition
 from syncd.literals import literal, quoted
+from syncd.schema import readable
 from syncd.table import ALIVE_BIT, DEAD_BIT, SALT_BITS, Table
 
 SUSPECT = 0
@@ -107,6 +109,27 @@ def install(connection: Connection, table: Table, definition: Definition) -> boo
     for sql in wanted.values():
         connection.run(sql)
     return True
+
+
+def unwatched(connection: Connection) -> list[str]:
+    """Return the enrolled tables that have no trigger of ours, as after a rebuild."""
+    return [
+        name
+        for (name,) in connection.rows(
+            "SELECT t.name FROM syncd_table AS t JOIN sqlite_schema AS s"
+            " ON s.name = t.name AND s.type = 'table' WHERE NOT EXISTS"
+            " (SELECT 1 FROM sqlite_schema AS o WHERE o.type = 'trigger' AND o.tbl_name = t.name"
+            " AND o.name GLOB 'syncd_*') ORDER BY t.id"
+        )
+    ]
+
+
+def sendable(connection: Connection) -> dict[str, Table]:
+    """Return all enrolled tables; raise `SchemaChanged` if one may not be what its entries say."""
+    tables = readable(connection)
+    for name in unwatched(connection):
+        raise SchemaChanged(f"table {name} was made anew, and what is written to it goes unseen")
+    return tables
 
 
 def journal(connection: Connection, table: Table, mask: int, rows: str, now_ms: int) -> int:

@@ -12,11 +12,10 @@ from typing import Any
 
 import msgspec
 
-from syncd import bundle, changelog, codec, held
+from syncd import bundle, capture, changelog, codec, held
 from syncd.bundle import Frame, Section, Snapshot
 from syncd.columnar import columns_of
 from syncd.database import Connection, NoRoom, Room
-from syncd.schema import readable
 from syncd.table import ALIVE_BIT, DEAD_BIT, Column, Table
 from syncd.vector import Vector
 
@@ -40,7 +39,7 @@ def frame_after(
     one it is part of. Raises `SchemaChanged` while a table cannot be read: its values would be
     missing behind the claim.
     """
-    news = _News(connection, readable(connection), position, since)
+    news = _News(connection, capture.sendable(connection), position, since)
     cut, sections = news.first(entries_max)
     return _frame(
         connection,

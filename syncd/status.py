@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from syncd import changelog, compaction, forks, held, peers, restamp, schema, shadow
+from syncd import capture, changelog, compaction, forks, held, peers, restamp, schema, shadow
 from syncd.clock import hlc_of_ms, ms_of_hlc
 from syncd.config import Config
 from syncd.database import Connection
@@ -19,7 +19,7 @@ class Status:
     """A replica at one moment. tables: rows that show, by table. journal: writes not yet folded.
 
     adrift: tables that were migrated without `syncd init` since, with the columns that are gone;
-    nothing is sent until it is run, and what comes for them is held.
+    nothing is sent until it is run, and what comes for those with such columns is held.
     clock_ahead_ms: how far this replica's last stamp is ahead of its host's clock. ahead: hosts of
     which changes are held because they come from the future.
     renewed_ms and renewed_why: when and why this file last had to take a new origin. forks: origins
@@ -57,7 +57,7 @@ def read(connection: Connection, config: Config, now_ms: int) -> Status:
         tables={
             table.name: connection.value(f"SELECT count(*) FROM {table.sql}") for table in tables
         },
-        adrift=schema.adrift(connection),
+        adrift=dict.fromkeys(capture.unwatched(connection), ()) | schema.adrift(connection),
         journal=changelog.unfolded(connection),
         clock_ahead_ms=max(0, ms_of_hlc(restamp.clock(connection)) - now_ms),
         ahead=tuple(held.ahead(connection, now_ms, hlc_max)),

@@ -539,7 +539,9 @@ class TestMigrations:
         a.write("DELETE FROM devices_of_old WHERE device_id = 'd'")
         a.write("DELETE FROM devices WHERE device_id = 'e'")
         insert(a, "g")
-        settle(a, b)
+        pull(a, b)
+        with pytest.raises(SchemaChanged):
+            pull(b, a)
         if how == "init":
             a.enrol()
         else:
@@ -940,6 +942,28 @@ class TestBetweenMigrationAndInit:
         settle(a, b)
         states = "SELECT device_id, status FROM devices ORDER BY 1"
         assert a.rows(states) == b.rows(states) == [("d", "blocked"), ("f", "new")]
+
+    def test_a_table_made_anew_is_not_sent_as_if_it_had_been_watched(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """Its columns are the same, but values may stand there that no change is known for."""
+        a, b = make_hosts("a", "b")
+        insert(a, "d", "before")
+        settle(a, b)
+        rebuild(a, DEVICES, ["id", "device_id", "status", "note"])
+        a.write("UPDATE devices SET note = 'unseen'")
+        assert a.replica.status().adrift == {"devices": ()}
+        with pytest.raises(SchemaChanged, match="devices") as refusal:
+            a.replica.frames_since(Vector())
+        assert "syncd init" in str(refusal.value.hint)
+        insert(b, "e")
+        pull(a, b)
+        assert a.devices()["e"] == ("new", None)
+        a.enrol()
+        assert a.replica.status().adrift == {}
+        insert(a, "f")
+        settle(a, b)
+        assert b.devices().keys() == {"d", "e", "f"}
 
     @pytest.mark.parametrize("added", ADDED.values(), ids=ADDED.keys())
     def test_what_is_demanded_of_a_new_column_is_met_already(

@@ -351,7 +351,7 @@ class TestDurability:
 
 DOOMED = """
 import os, signal, sys
-from syncd.bundle import Reader
+from syncd.codec import Reader
 from syncd.config import Config
 from syncd.replica import Replica
 
