@@ -236,6 +236,12 @@ def _pull(
         counts += more
         replica.marks.hear(header.origin, header.mark, request.rumours)
         if frame.claim is not None:
+            if header.origin == replica.origin():
+                # Nobody else has said anything: it must not count as having been in step.
+                raise PeerMisbehaved(
+                    f"{client.peer.name} is this host itself, or another that runs a copy of it",
+                    hint="Give every host its own list of peers, without its own url.",
+                )
             return header, offset_ms, counts
         before, reached = reached, (header.origin, frame.snapshot, frame.position)
         is_same_road = reached[:2] == before[:2]

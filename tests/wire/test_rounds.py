@@ -324,6 +324,17 @@ def test_a_round_with_a_peer_that_has_nothing_yet_is_a_success(meet: Meet) -> No
     assert here.replica.peers.in_step_ms() == here.clock()
 
 
+def test_a_round_with_oneself_is_none(meet: Meet) -> None:
+    """Whoever asks nobody else may not take itself for being in step."""
+    here, server = meet("a")
+    here.add("x")
+    for _ in range(2):
+        outcome = here.round(peer_at(server, push=True))
+        assert (outcome.ok, outcome.code) == (False, "peer_misbehaved")
+        assert "is this host itself" in str(outcome.error)
+    assert here.replica.peers.in_step_ms() is None
+
+
 @pytest.mark.parametrize("offset_s", [90, -90])
 def test_the_clock_offset_of_a_peer_is_measured(offset_s: int, meet: Meet) -> None:
     """Status says how far the peer's clock is ahead of ours, or behind it."""
