@@ -402,7 +402,7 @@ class Database:
             raw = _configured(sqlite3.connect("", isolation_level=None))
             if self.path.exists():
                 self._opened().backup(raw)
-        twin._local.raw, twin._local.pid = raw, os.getpid()
+        twin._local.raw, twin._local.pid, twin._local.file = raw, os.getpid(), None
         if self._prepare is not None:
             self._prepare(twin)
         return twin
@@ -444,7 +444,23 @@ class Database:
         if raw is None or self._local.pid != os.getpid():
             raw = self._open()
             self._local.raw, self._local.pid = raw, os.getpid()
+            self._local.file = self._file()
+        elif self._local.file not in (None, self._file()):
+            # SQLite would go on with the former one, beside programs that have the new one
+            # (sqlite.org/howtocorrupt.html, section 2.4).
+            raise DatabaseError(
+                f"{self.path} was replaced or removed while it was open",
+                hint="Restart app and daemon; stop both before the file is replaced.",
+            )
         return raw
+
+    def _file(self) -> tuple[int, int] | None:
+        """Return what tells the file from another of its name; None if there is none."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _open(self) -> sqlite3.Connection:
         if not self._create and not self.path.exists():

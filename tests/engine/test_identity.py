@@ -12,7 +12,7 @@ from engine.hosts import Host
 from engine.hosts import pull as pull_from
 from syncd import marks
 from syncd.config import Config
-from syncd.errors import BundleGap
+from syncd.errors import BundleGap, DatabaseError
 from syncd.identity import sidecar_of
 from syncd.replica import Replica
 from syncd.vector import Vector
@@ -459,6 +459,30 @@ def test_a_copy_under_the_same_name_is_told_apart_by_its_file(tmp_path: Path) ->
 
     assert a.origin() != twin.origin()
     assert names(first / "a.db") == names(second / "a.db") == {"shared", "of-first", "of-second"}
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["replaced", "removed"])
+def test_nothing_is_done_in_a_file_that_has_no_name_any_more(
+    tmp_path: Path, is_there: bool
+) -> None:
+    """A daemon that runs on has the former file open, and its sidecar tells of the new one."""
+    path, other = tmp_path / "a.db", tmp_path / "other.db"
+    running = create(path, "a")
+    add(path, "one")
+    origin = running.origin()
+    copy(path, other)
+    path.unlink()
+    if is_there:
+        other.rename(path)
+    for work in (running.version, running.status, running.fold, running.origin):
+        with pytest.raises(DatabaseError, match="replaced or removed while it was open"):
+            work()
+    running.close()
+    if is_there:
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        assert open_replica(path, "a").origin() != origin
+        assert names(path) == {"one"}
 
 
 def test_a_renamed_host_loses_nothing(tmp_path: Path) -> None:
