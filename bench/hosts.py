@@ -67,7 +67,7 @@ class Host:
 
     def serving(self) -> list[str]:
         """Return the command that serves its API as `syncd up` does."""
-        return supervisor.api_command(self.config)
+        return supervisor.api_command(self.config, f"127.0.0.1:{self.port}")
 
     def beside(self, **environment: str) -> Host:
         """Return another API process of this host, on a port of its own, with other settings."""

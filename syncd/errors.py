@@ -28,7 +28,8 @@ our own bugs, never for input.
     ├── NotRestorable          a lost value has no place to go back to
     ├── NotReleasable          what is held cannot be merged by saying so
     ├── NotRepairable          a clock cannot be repaired while a pull has not come to its end
-    └── DaemonRunning          another daemon already serves this database file
+    ├── DaemonRunning          another daemon already serves this database file
+    └── AddressRefused         the application cannot be served at its address
 """
 
 from __future__ import annotations
@@ -219,3 +220,10 @@ class DaemonRunning(SyncError):
     """Another daemon already serves this database file."""
 
     code = "daemon_running"
+
+
+class AddressRefused(SyncError):
+    """The application cannot be served at its address."""
+
+    code = "address_refused"
+    hint = "End what listens there, or correct `serve.host` (SERVE_HOST) and `serve.port` (PORT)."

@@ -8,11 +8,13 @@ again, later each time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import importlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,12 +23,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from syncd.config import Config
+from syncd.config import Config, Serve
 from syncd.database import Database
-from syncd.errors import DatabaseError
+from syncd.errors import AddressRefused, DatabaseError
 
 log = logging.getLogger(__name__)
 
+ADDRESS_FREE_WITHIN_S = 5
 API_READY_WITHIN_S = 60
 STOP_WITHIN_S = 20
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
@@ -37,10 +40,13 @@ def up(config: Config, config_file: Path, stopping: threading.Event) -> int:
     """Run API and daemon until `stopping` is set; return the exit code.
 
     The API is up before the daemon starts, so that an application that creates its tables at start
-    has done so.
+    has done so. Raises `AddressRefused`.
     """
-    environment = {**os.environ, "SYNCD_CONFIG": str(config_file)}
-    api = subprocess.Popen(api_command(config), env=environment, start_new_session=True)
+    listening = listen(config.serve, stopping)
+    if listening is None:
+        return 0
+    with listening:
+        api = _start_api(config, config_file, listening)
     daemon = _Daemon(config_file)
     try:
         if not _wait_until_answering(config, api, stopping):
@@ -109,12 +115,57 @@ def _found_beside(app: str, module: str, function: str) -> Callable[..., Any] | 
     return answer
 
 
-def api_command(config: Config) -> list[str]:
-    """Return the command that serves the application: one worker with threads."""
+def listen(serve: Serve, stopping: threading.Event) -> socket.socket | None:
+    """Take the address that the application is to be served at; None if it is to stop.
+
+    It is taken before anything starts and handed on, so that nobody but the application can answer
+    there. A host that ended a moment ago may still have it. Raises `AddressRefused`.
+    """
+    deadline = time.monotonic() + ADDRESS_FREE_WITHIN_S
+    while not stopping.is_set():
+        try:
+            return _listening(serve.host, serve.port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                address = f"{serve.host}:{serve.port}"
+                raise AddressRefused(f"cannot listen on {address}: {error.strerror}") from error
+        stopping.wait(_POLL_S)
+    return None
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    listening = socket.socket()
+    try:
+        # As every server does: connections that have ended do not keep the next one waiting.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(socket.SOMAXCONN)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _start_api(
+    config: Config, config_file: Path, listening: socket.socket
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        api_command(config, f"fd://{listening.fileno()}"),
+        env={**os.environ, "SYNCD_CONFIG": str(config_file)},
+        pass_fds=[listening.fileno()],
+        start_new_session=True,
+    )
+
+
+def api_command(config: Config, bind: str) -> list[str]:
+    """Return the command that serves the application: one worker with threads.
+
+    bind: the address, or the socket that listens on it, as gunicorn names it.
+    """
     serve = config.serve
     return [
         *(sys.executable, "-m", "gunicorn", serve.app),
-        *("--bind", f"{serve.host}:{serve.port}"),
+        *("--bind", bind),
         *("--workers", "1", "--worker-class", "gthread", "--threads", str(serve.threads)),
         *("--graceful-timeout", str(STOP_WITHIN_S // 2), "--log-level", "warning"),
         *("--no-control-socket",),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
+from wire.scripted import hangs, scripted
 
 from processes.live_hosts import (
     EQUAL_WITHIN_S,
@@ -18,6 +20,8 @@ from processes.live_hosts import (
     equal,
     eventually,
 )
+from syncd.config import Serve
+from syncd.supervisor import listen
 
 pytestmark = pytest.mark.processes
 
@@ -98,6 +102,43 @@ def test_a_host_without_its_secrets_says_all_that_is_missing(tmp_path: Path) -> 
         assert "syncd keygen" in host.log()
         assert not host.database.exists()
         assert not host.pids()
+
+
+def test_a_host_whose_port_is_taken_says_so_and_starts_nothing(tmp_path: Path) -> None:
+    """Another program that answers there is not taken for the API."""
+    with alone(tmp_path / "host") as host, scripted(hangs) as other:
+        host.port = int(other.url.rpartition(":")[2])
+        assert host.start().wait(READY_WITHIN_S) == 1
+        assert f"error: cannot listen on 127.0.0.1:{host.port}: " in host.log()
+        assert "hint: " in host.log()
+        assert other.url not in host.log()
+        assert "Traceback" not in host.log()
+        assert not host.database.exists()
+        assert not host.pids()
+
+
+def test_a_host_waits_for_an_address_that_is_just_given_up() -> None:
+    """A host that is started at once after another has ended, or while it ends, comes up."""
+    taken = socket.create_server(("127.0.0.1", 0))
+    serve = Serve(host="127.0.0.1", port=taken.getsockname()[1])
+    giving_up = threading.Timer(0.5, taken.close)
+    giving_up.start()
+    listening = listen(serve, threading.Event())
+    assert listening is not None
+    with listening:
+        assert listening.getsockname() == ("127.0.0.1", serve.port)
+    giving_up.join()
+
+
+def test_a_host_that_is_to_stop_waits_for_no_address() -> None:
+    """It ends as it would at any other moment, and not with an error."""
+    stopping = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        stop = threading.Timer(0.3, stopping.set)
+        stop.start()
+        serve = Serve(host="127.0.0.1", port=taken.getsockname()[1])
+        assert listen(serve, stopping) is None
+        stop.join()
 
 
 def test_a_peer_that_only_serves_is_pulled_from_and_pushed_to(tmp_path: Path) -> None:
