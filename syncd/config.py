@@ -73,6 +73,11 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _host(value: str) -> str:
+    bracketed = re.fullmatch(r"\[(.*:.*)\]", value)  # an IPv6 address as URLs have it
+    return bracketed[1] if bracketed else value
+
+
 def _secret(value: SecretStr) -> SecretStr:
     if len(value.get_secret_value()) < SECRET_LENGTH_MIN:
         raise ValueError(
@@ -157,9 +162,16 @@ class Serve(_Section):
     """What `syncd up` serves. app: a WSGI application or factory, as gunicorn names it."""
 
     app: str = "api.app:create_app()"
-    host: str = "0.0.0.0"  # noqa: S104  (a container's port is only reachable if it binds them all)
+    # A container's port is only reachable if it binds them all.
+    host: Annotated[str, AfterValidator(_host)] = "0.0.0.0"  # noqa: S104
     port: Annotated[int, Field(ge=1, le=65535)] = 5000
     threads: Annotated[int, Field(ge=1, le=256)] = 8
+
+    @property
+    def address(self) -> str:
+        """Host and port, as URLs have them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
 
 class Config(_Section):

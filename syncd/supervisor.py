@@ -34,6 +34,8 @@ API_READY_WITHIN_S = 60
 STOP_WITHIN_S = 20
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
 _POLL_S = 0.1
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""Where to ask one that listens on all addresses."""
 
 
 def up(config: Config, config_file: Path, stopping: threading.Event) -> int:
@@ -51,7 +53,7 @@ def up(config: Config, config_file: Path, stopping: threading.Event) -> int:
     try:
         if not _wait_until_answering(config, api, stopping):
             return 0 if stopping.is_set() else 1
-        log.info("%s: http://%s:%d", config.node, config.serve.host, config.serve.port)
+        log.info("%s: http://%s", config.node, config.serve.address)
         while not stopping.wait(_POLL_S):
             if api.poll() is not None:
                 log.error("the API ended with %d", api.returncode)
@@ -127,14 +129,14 @@ def listen(serve: Serve, stopping: threading.Event) -> socket.socket | None:
             return _listening(serve.host, serve.port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-                address = f"{serve.host}:{serve.port}"
-                raise AddressRefused(f"cannot listen on {address}: {error.strerror}") from error
+                problem = f"cannot listen on {serve.address}: {error.strerror}"
+                raise AddressRefused(problem) from error
         stopping.wait(_POLL_S)
     return None
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    listening = socket.socket()
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         # As every server does: connections that have ended do not keep the next one waiting.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -205,7 +207,7 @@ def _wait_until_answering(
     config: Config, api: subprocess.Popen[bytes], stopping: threading.Event
 ) -> bool:
     deadline = time.monotonic() + API_READY_WITHIN_S
-    host = "127.0.0.1" if config.serve.host in ("0.0.0.0", "") else config.serve.host  # noqa: S104
+    host = _LOOPBACK.get(config.serve.host, config.serve.host)
     while time.monotonic() < deadline and not stopping.wait(_POLL_S):
         if api.poll() is not None:
             log.error("the API ended with %d before it answered", api.returncode)

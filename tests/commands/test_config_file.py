@@ -227,6 +227,21 @@ def test_durations_are_exact(number: int, unit: str) -> None:
     assert duration_ms(f"{number}{unit}") == number * factors[unit]
 
 
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("localhost", "localhost:5000"),
+        ("0.0.0.0", "0.0.0.0:5000"),
+        ("::1", "[::1]:5000"),
+        ("[::1]", "[::1]:5000"),
+        ("[::]", "[::]:5000"),
+    ],
+)
+def test_an_address_is_told_as_urls_have_it(host: str, address: str, file: Path) -> None:
+    """An IPv6 address is in brackets there, given with or without."""
+    assert load(file, with_changes(serve={"host": host})).serve.address == address
+
+
 OVERRIDES: dict[str, tuple[str, Any]] = {
     "NODE_NAME": ("elsewhere", "elsewhere"),
     "DB_PATH": ("/var/other.db", Path("/var/other.db")),

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import requests
 from wire.scripted import hangs, scripted
 
 from processes.live_hosts import (
@@ -37,6 +38,15 @@ def nothing_is_left(host: LiveHost) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", host.port))
+
+
+def has_ipv6() -> bool:
+    """Say whether this machine has an address of IPv6, as not every container does."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 def is_whole(host: LiveHost) -> bool:
@@ -102,6 +112,18 @@ def test_a_host_without_its_secrets_says_all_that_is_missing(tmp_path: Path) -> 
         assert "syncd keygen" in host.log()
         assert not host.database.exists()
         assert not host.pids()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("serve_host", ["::1", "[::1]", "::"])
+def test_a_host_listens_on_ipv6(serve_host: str, tmp_path: Path) -> None:
+    """With or without brackets, one address or all: it comes up, and says where."""
+    with alone(tmp_path / "host", SERVE_HOST=serve_host) as host:
+        host.start()
+        eventually(lambda: "http:" in host.log() or host.has_ended(), READY_WITHIN_S, host.log)
+        assert f"http://[{serve_host.strip('[]')}]:{host.port}\n" in host.log()
+        assert requests.get(f"http://[::1]:{host.port}/health", timeout=5).ok
+        assert host.stop() == 0
 
 
 def test_a_host_whose_port_is_taken_says_so_and_starts_nothing(tmp_path: Path) -> None:
