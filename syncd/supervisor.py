@@ -13,6 +13,7 @@ import http.client
 import importlib
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -208,13 +209,18 @@ def _wait_until_answering(
 ) -> bool:
     deadline = time.monotonic() + API_READY_WITHIN_S
     host = _LOOPBACK.get(config.serve.host, config.serve.host)
-    while time.monotonic() < deadline and not stopping.wait(_POLL_S):
-        if api.poll() is not None:
-            log.error("the API ended with %d before it answered", api.returncode)
-            return False
-        if _answers(host, config.serve.port):
+
+    def is_worth_waiting() -> bool:
+        return not stopping.is_set() and api.poll() is None and time.monotonic() < deadline
+
+    while is_worth_waiting():
+        if _answers(host, config.serve.port, is_worth_waiting):
             return True
-    log.error("the API did not answer within %d s", API_READY_WITHIN_S)
+        stopping.wait(_POLL_S)
+    if api.poll() is not None:
+        log.error("the API ended with %d before it answered", api.returncode)
+    elif not stopping.is_set():
+        log.error("the API did not answer within %d s", API_READY_WITHIN_S)
     return False
 
 
@@ -224,11 +230,14 @@ def _kill_left(api: subprocess.Popen[bytes]) -> None:
         os.killpg(api.pid, signal.SIGKILL)
 
 
-def _answers(host: str, port: int) -> bool:
+def _answers(host: str, port: int, is_worth_waiting: Callable[[], bool]) -> bool:
     # The server listens before it has loaded the application; only an answer says that it has.
     connection = http.client.HTTPConnection(host, port, timeout=API_READY_WITHIN_S)
     try:
         connection.request("HEAD", "/")
+        while not select.select([connection.sock], [], [], _POLL_S)[0]:
+            if not is_worth_waiting():
+                return False
         connection.getresponse()
     except (OSError, http.client.HTTPException):
         return False

@@ -27,6 +27,13 @@ from syncd.supervisor import listen
 pytestmark = pytest.mark.processes
 
 GONE_WITHIN_S = 3
+ENDS_AT_ONCE_WITHIN_S = 5
+SLOW_APP = """
+import pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+pathlib.Path(__file__).with_name("loading").touch()
+time.sleep(600)
+"""
 INSERT = (
     "INSERT INTO devices (device_id, license_type, start_date) VALUES ('{}', 'anual', '2026-01-01')"
 )
@@ -99,6 +106,18 @@ def test_a_host_ends_cleanly_while_it_starts(tmp_path: Path) -> None:
         eventually(lambda: len(host.pids()) >= 2 or host.has_ended(), READY_WITHIN_S, host.log)
         process.terminate()
         assert process.wait(STOPS_WITHIN_S) == 0, host.log()
+        nothing_is_left(host)
+
+
+def test_a_host_ends_at_once_while_its_app_does_not_answer_yet(tmp_path: Path) -> None:
+    """It does not wait for the answer, nor complain that there was none."""
+    with alone(tmp_path / "host", SERVE_APP="slow:app", PYTHONPATH=str(tmp_path)) as host:
+        (tmp_path / "slow.py").write_text(SLOW_APP)
+        process = host.start()
+        eventually((tmp_path / "loading").exists, READY_WITHIN_S, host.log)
+        process.terminate()
+        assert process.wait(ENDS_AT_ONCE_WITHIN_S) == 0
+        assert "did not answer" not in host.log()
         nothing_is_left(host)
 
 
