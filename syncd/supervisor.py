@@ -8,6 +8,7 @@ again, later each time.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import http.client
 import importlib
@@ -35,6 +36,7 @@ API_READY_WITHIN_S = 60
 STOP_WITHIN_S = 20
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
 _POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104
 """Where to ask one that listens on all addresses."""
 
@@ -152,11 +154,10 @@ def _listening(host: str, port: int) -> socket.socket:
 def _start_api(
     config: Config, config_file: Path, listening: socket.socket
 ) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    return _start(
         api_command(config, f"fd://{listening.fileno()}"),
         env={**os.environ, "SYNCD_CONFIG": str(config_file)},
         pass_fds=[listening.fileno()],
-        start_new_session=True,
     )
 
 
@@ -190,7 +191,7 @@ class _Daemon:
             self._pause(self._process.returncode)
         if self._process is None and time.monotonic() >= self._next_start:
             self._started = time.monotonic()
-            self._process = subprocess.Popen(self._command, start_new_session=True)
+            self._process = _start(self._command)
 
     def processes(self) -> list[subprocess.Popen[bytes]]:
         return [self._process] if self._process is not None else []
@@ -202,6 +203,29 @@ class _Daemon:
         self._next_start = time.monotonic() + self._backoff_s
         self._backoff_s = min(self._backoff_s * 2, BACKOFF_MAX_S)
         self._process = None
+
+
+def _start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a child in a session of its own; on Linux it is told to end when we die.
+
+    If we are killed, we stop nothing, and what runs on holds the address and the database against
+    the next start. The system tells it when the thread ends that started it, so that must be the
+    main one (man 2 prctl, PR_SET_PDEATHSIG).
+    """
+    parent, libc = os.getpid(), ctypes.CDLL(None)
+
+    def end_with_us() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # we died before it could ask to be told
+            os._exit(1)
+
+    before = end_with_us if sys.platform == "linux" else None
+    return subprocess.Popen(
+        command,
+        start_new_session=True,
+        preexec_fn=before,  # noqa: PLW1509  (there is no other thread here)
+        **options,
+    )
 
 
 def _wait_until_answering(

@@ -121,6 +121,19 @@ def test_a_host_ends_at_once_while_its_app_does_not_answer_yet(tmp_path: Path) -
         nothing_is_left(host)
 
 
+def test_a_host_whose_first_process_is_killed_ends_as_a_whole(tmp_path: Path) -> None:
+    """API and daemon do not run on alone, holding address and database against the next start."""
+    with alone(tmp_path / "host") as host:
+        process = host.start()
+        host.wait_until_up()
+        assert is_whole(host)
+        process.kill()
+        process.wait(STOPS_WITHIN_S)
+        eventually(lambda: not host.pids(), STOPS_WITHIN_S, host.log)
+        nothing_is_left(host)
+        assert "Traceback" not in host.log()
+
+
 def test_a_host_without_its_secrets_says_all_that_is_missing(tmp_path: Path) -> None:
     """It ends with 2 before anything is started or created, naming variable and command."""
     secrets = ("SYNC_KEYS", "SESSION_KEYS", "API_KEY", "SHARED_SECRET")
