@@ -42,10 +42,11 @@ class _Hashing:
 
 def write(path: Path, keyring: Keyring, header: Header, frames: Iterable[Frame]) -> int:
     """Write and sign a bundle file; return its size in bytes. Raises `BundleError` if it exists."""
-    if path.exists():
-        raise BundleError(f"{path} exists already", hint="Choose another name, or delete it first.")
-    part = path.with_name(path.name + ".part")
     try:
+        if path.exists():
+            hint = "Choose another name, or delete it first."
+            raise BundleError(f"{path} exists already", hint=hint)
+        part = path.with_name(path.name + ".part")
         with part.open("ab") as stream:
             _claim(stream, part)
             try:

@@ -227,6 +227,11 @@ def test_two_exports_never_write_one_file(a: CliHost, stick: Path) -> None:
     assert [path.name for path in stick.iterdir()] == ["all.syncd.part"]
 
 
+def test_an_export_under_a_name_that_cannot_be_is_one_error(a: CliHost, stick: Path) -> None:
+    """What cannot even be looked for cannot be written."""
+    refused(a.run("export", stick / ("x" * 256)), "cannot be written: File name too long")
+
+
 def test_an_export_into_a_folder_that_is_not_there_is_one_error(a: CliHost, stick: Path) -> None:
     """The message names the file and the system's reason."""
     refused(a.run("export", stick / "no" / "all.syncd"), "cannot be written: No such file")
