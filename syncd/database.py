@@ -400,7 +400,7 @@ class Database:
         twin = Database(self.path)
         with _translated(self.path):
             raw = _configured(sqlite3.connect("", isolation_level=None))
-            if self.path.exists():
+            if is_there(self.path):
                 self._opened().backup(raw)
         twin._local.raw, twin._local.pid, twin._local.file = raw, os.getpid(), None
         if self._prepare is not None:
@@ -463,7 +463,7 @@ class Database:
         return found.st_dev, found.st_ino
 
     def _open(self) -> sqlite3.Connection:
-        if not self._create and not self.path.exists():
+        if not self._create and not is_there(self.path):
             raise DatabaseMissing(f"there is no database {self.path}")
         raw = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
         try:
@@ -471,6 +471,17 @@ class Database:
         except BaseException:
             raw.close()  # what is no database is found out by the first pragma
             raise
+
+
+def is_there(path: Path) -> bool:
+    """Say whether there is such a file; raise `DatabaseError` where that cannot be seen."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise DatabaseError(f"{path}: {error.strerror}", hint=_CANNOT_WRITE) from error
+    return True
 
 
 def _configured(raw: sqlite3.Connection) -> sqlite3.Connection:

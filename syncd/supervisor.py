@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from syncd.config import Config, Serve
-from syncd.database import Database
+from syncd.database import Database, is_there
 from syncd.errors import AddressRefused, DatabaseError
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def require_database(path: Path) -> None:
     except OSError as error:
         problem = f"{path}: its folder cannot be made: {error.strerror}"
         raise DatabaseError(problem, hint="Correct `database` (DB_PATH).") from error
-    if path.exists():
+    if is_there(path):
         with contextlib.closing(Database(path)) as database, database.read() as connection:
             connection.value("SELECT count(*) FROM sqlite_schema")
 
@@ -101,7 +101,7 @@ def prepare_database(config: Config) -> None:
     module that `serve.app` names; `tables` are the names of those that are configured.
     """
     prepare = _found_beside(config.serve.app, "schema", "prepare_database")
-    if prepare is not None and config.database.exists():
+    if prepare is not None and is_there(config.database):
         prepare(config.database, tuple(config.tables))
 
 

@@ -15,6 +15,7 @@ from api import jose
 from api.app import create_app
 
 ROOT = Path(__file__).resolve().parents[2]
+TOO_LONG = "x" * 256
 MISSING = ("SYNC_KEYS", "API_KEY", "SHARED_SECRET", "SESSION_KEYS")
 
 
@@ -80,6 +81,7 @@ def test_up_refuses_the_offline_key_of_another_host(environment: dict[str, str])
         ("text.db", "file is not a database"),
         ("folder", "unable to open database file"),
         ("text.db/protecao.db", "its folder cannot be made"),
+        (TOO_LONG, "File name too long"),
     ],
 )
 def test_up_refuses_what_cannot_be_its_database(

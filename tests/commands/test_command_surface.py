@@ -137,6 +137,20 @@ def test_errors_of_a_process_go_to_standard_error(host: CliHost) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", [("init",), ("status",), ("sync", "--dry-run")])
+def test_a_database_that_cannot_be_looked_for_is_one_error(
+    command: tuple[str, ...], host: CliHost
+) -> None:
+    """As in a folder that may not be entered: two lines, the problem and the hint."""
+    host.write_config(database="x" * 256)
+    done = host.process(*command)
+    assert (done.returncode, done.stdout) == (1, "")
+    problem, hint = done.stderr.splitlines()
+    assert problem.startswith("error: ")
+    assert problem.endswith(": File name too long")
+    assert hint.startswith("hint: ")
+
+
 @pytest.mark.parametrize("args", [("nonsense",), ("status", "--nonsense"), ("export",), ()])
 def test_a_wrong_usage_ends_with_2(args: tuple[str, ...], host: CliHost) -> None:
     """Unknown commands and options, and missing arguments."""
