@@ -16,6 +16,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from io import FileIO
 from pathlib import Path
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from syncd import exchange, wire
 from syncd.config import Peer
-from syncd.errors import DaemonRunning, SyncError
+from syncd.errors import DaemonRunning, DatabaseError, DatabaseMissing, SyncError
 from syncd.replica import Replica
 from syncd.troubles import Troubles
 from syncd.watch import Nudger, Watch
@@ -40,8 +41,8 @@ STOP_WITHIN_S = 10
 def run(replica: Replica, stopping: threading.Event) -> None:
     """Enrol, then sync on schedule until `stopping` is set.
 
-    Raises `DaemonRunning` if another daemon has the database, `SchemaError` if it cannot be
-    enrolled.
+    Raises `DaemonRunning` if another daemon has the database, `DatabaseError` if none can have it,
+    `SchemaError` if it cannot be enrolled.
     """
     with _lock(replica.config.database, replica.config.node):
         for enrolled in replica.enrol():
@@ -230,15 +231,27 @@ def _finish(scheduler: BackgroundScheduler) -> None:
 @contextlib.contextmanager
 def _lock(database: Path, node: str) -> Iterator[None]:
     path = database.with_name(database.name + "-syncd.lock")
-    with path.open("a+", encoding="utf-8") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise DaemonRunning(
-                f"{database} is already served by {file.read().strip() or 'another daemon'}"
+            # Nothing is buffered: what cannot be written would be tried once more on closing.
+            file = stack.enter_context(path.open("ab+", buffering=0))
+            _take(file, database, node)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DatabaseMissing(f"there is no database {database}") from error
+        except OSError as error:
+            raise DatabaseError(
+                f"{path}: {error.strerror}",
+                hint="The daemon must be able to write this file, its lock, beside the database.",
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} ({node})\n")
-        file.flush()
         yield
+
+
+def _take(file: FileIO, database: Path, node: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().decode().strip() or "another daemon"
+        raise DaemonRunning(f"{database} is already served by {holder}") from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} ({node})\n".encode())

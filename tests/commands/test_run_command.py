@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,34 @@ def test_a_daemon_that_cannot_enrol_says_why(a: CliHost) -> None:
     assert done.returncode == 2
     assert "ghost" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "file_bytes_max", "problem"),
+    [
+        (Path.mkdir, resource.RLIM_INFINITY, "Is a directory"),
+        (Path.touch, 0, "File too large"),
+    ],
+    ids=["no file", "no room"],
+)
+def test_a_daemon_that_cannot_have_its_lock_says_why(
+    spoil: Callable[[Path], None], file_bytes_max: int, problem: str, a: CliHost
+) -> None:
+    """As in a folder that it may not write, or on a full disk: two lines, problem and hint."""
+    lock = a.database.with_name("notes.db-syncd.lock")
+    spoil(lock)
+    done = a.process("run", file_bytes_max=file_bytes_max)
+    assert done.returncode == 1
+    said, hint = done.stderr.splitlines()
+    assert said == f"error: {lock}: {problem}"
+    assert hint.startswith("hint: ")
+
+
+def test_a_daemon_without_a_folder_for_its_lock_says_that_there_is_no_database(a: CliHost) -> None:
+    """It is the same to it whether the file is missing or its folder with it."""
+    for path in ("none.db", "none/notes.db", "config.yaml/notes.db"):
+        a.write_config(database=path)
+        done = a.process("run")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: there is no database {a.folder / path}\n")
+        assert "Traceback" not in done.stderr
