@@ -444,8 +444,8 @@ class Database:
         if raw is None or self._local.pid != os.getpid():
             raw = self._open()
             self._local.raw, self._local.pid = raw, os.getpid()
-            self._local.file = self._file()
-        elif self._local.file not in (None, self._file()):
+            self._local.file = _identity_of(self.path)
+        elif self._local.file not in (None, _identity_of(self.path)):
             # SQLite would go on with the former one, beside programs that have the new one
             # (sqlite.org/howtocorrupt.html, section 2.4).
             raise DatabaseError(
@@ -453,14 +453,6 @@ class Database:
                 hint="Restart app and daemon; stop both before the file is replaced.",
             )
         return raw
-
-    def _file(self) -> tuple[int, int] | None:
-        """Return what tells the file from another of its name; None if there is none."""
-        try:
-            found = self.path.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_dev, found.st_ino
 
     def _open(self) -> sqlite3.Connection:
         if not self._create and not is_there(self.path):
@@ -475,13 +467,18 @@ class Database:
 
 def is_there(path: Path) -> bool:
     """Say whether there is such a file; raise `DatabaseError` where that cannot be seen."""
+    return _identity_of(path) is not None
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another of its name; None if there is none."""
     try:
-        path.stat()
+        found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
     except OSError as error:
         raise DatabaseError(f"{path}: {error.strerror}", hint=_CANNOT_WRITE) from error
-    return True
+    return found.st_dev, found.st_ino
 
 
 def _configured(raw: sqlite3.Connection) -> sqlite3.Connection:

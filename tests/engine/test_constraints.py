@@ -245,6 +245,32 @@ class TestForeignKeys:
             assert host.rows("PRAGMA foreign_key_check") == []
             assert host.held() == 0
 
+    @pytest.mark.parametrize(
+        ("kind", "parents"), [("TEXT", ("1", "01")), ("", (1, "1"))], ids=["text", "no affinity"]
+    )
+    def test_a_child_refers_to_what_its_parents_column_says_is_equal(
+        self, make_hosts: MakeHosts, kind: str, parents: tuple[object, object]
+    ) -> None:
+        """To nothing else that would be equal by the child's own affinity."""
+        ddl = f"""
+            CREATE TABLE parents (name TEXT PRIMARY KEY, code {kind} UNIQUE);
+            CREATE TABLE children
+                (name TEXT PRIMARY KEY, parent INTEGER REFERENCES parents (code));
+        """
+        a, b = make_hosts("a", "b", ddl=ddl, tables={"parents": None, "children": None})
+        for name, code in zip("pq", parents, strict=True):
+            a.write("INSERT INTO parents VALUES (?, ?)", name, code)
+        settle(a, b)
+        a.write("INSERT INTO children VALUES ('x', 1)")
+        b.write("DELETE FROM parents WHERE name = 'p'")
+        settle(a, b)
+        for host in (a, b):
+            assert host.rows("PRAGMA foreign_key_check") == []
+            assert [one.key for one in host.replica.held()] == ["'x'"]
+        b.write("INSERT INTO parents VALUES ('p', ?)", parents[0])
+        settle(a, b)
+        assert a.rows("SELECT * FROM children") == b.rows("SELECT * FROM children") == [("x", 1)]
+
     @pytest.mark.parametrize("frame_entries", [None, 1])
     def test_children_may_arrive_before_their_parents(
         self, make_hosts: MakeHosts, frame_entries: int | None
