@@ -66,9 +66,16 @@ class Store:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """Return the calling thread's connection, opened at its first use."""
+        """Return the calling thread's connection, opened at its first use.
+
+        Raises `sqlite3.OperationalError` where the file has lost its name to another, or is gone:
+        SQLite would go on with it, and nobody would ever see what is written.
+        """
         if not hasattr(self._local, "connection"):
             self._local.connection = _connect(self._path)
+            self._local.file = _identity(self._path)
+        elif self._local.file != _identity(self._path):
+            raise sqlite3.OperationalError(f"{self._path} was replaced while it was open; restart")
         connection: sqlite3.Connection = self._local.connection
         return connection
 
@@ -77,6 +84,14 @@ class Store:
         if hasattr(self._local, "connection"):
             self._local.connection.close()
             del self._local.connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -58,6 +58,21 @@ def test_a_refused_request_leaves_no_trace(site: Site) -> None:
     assert site.row("SELECT last_seen_at FROM devices")["last_seen_at"] is None
 
 
+def test_no_answer_comes_from_a_file_that_has_lost_its_name(site: Site) -> None:
+    """What is written to the new one would not count, so the client goes to the next host."""
+    site.add_device()
+    assert site.verify().status_code == 200
+    site.host.access_log.flush()
+    away = site.database.with_name("away")
+    site.database.rename(away)
+    away.with_name("copy").write_bytes(away.read_bytes())
+    away.with_name("copy").rename(site.database)
+    site.app.config["PROPAGATE_EXCEPTIONS"] = False
+    assert site.verify().status_code == 500
+    away.rename(site.database)
+    assert site.verify().status_code == 200
+
+
 @pytest.mark.parametrize("missing", ["id", "version"])
 def test_id_and_version_are_needed(site: Site, missing: str) -> None:
     """A question without an id or a version is malformed."""
