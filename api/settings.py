@@ -62,7 +62,10 @@ def _duration(text: object) -> timedelta:
     found = re.fullmatch("([0-9]+)(ms|s|m|h|d)", str(text).strip())
     if not found:
         raise PydanticCustomError("duration", "not a duration, such as 10s, 12h or 7d")
-    return int(found[1]) * _UNITS[found[2]]
+    unit = _UNITS[found[2]]
+    if float(found[1]) > _DURATION_MAX / unit:
+        raise PydanticCustomError("duration", "a duration may be 36500d at most")
+    return int(found[1]) * unit
 
 
 def _public_key(jwk: object) -> jose.Key:
@@ -82,6 +85,8 @@ _UNITS = {
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
 }
+_DURATION_MAX = timedelta(days=36_500)
+"""A hundred years, as for syncd's own: now more or less that is still a date."""
 
 Secret = Annotated[str, Field(min_length=1)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split), Field(min_length=1)]

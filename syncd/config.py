@@ -47,6 +47,8 @@ ENVIRONMENT: dict[tuple[str, ...], str] = {
 """Which variable overrides which key."""
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+DURATION_MS_MAX = 36_500 * _UNITS_MS["d"]
+"""A hundred years: whatever a duration is added to stays a date, a stamp and a timeout."""
 
 
 def duration_ms(text: object) -> int:
@@ -56,7 +58,10 @@ def duration_ms(text: object) -> int:
         raise ValueError(
             f"{text!r} is not a duration; write a number and a unit, such as 5s, 10m or 90d"
         )
-    return round(float(match[1]) * _UNITS_MS[match[2]])
+    ms = float(match[1]) * _UNITS_MS[match[2]]
+    if ms > DURATION_MS_MAX:
+        raise ValueError("a duration may be 36500d at most")
+    return round(ms)
 
 
 def _name(value: str) -> str:

@@ -75,7 +75,8 @@ def of_host(connection: Connection, host: str | None, hlc_max: int) -> list[With
 
 
 def _of_id(connection: Connection, id_: int, hlc_max: int) -> list[Withdrawal]:
-    found = connection.row("SELECT hlc, key_names FROM syncd_held WHERE position = ?", (id_,))
+    # As text, because SQLite refuses a number beyond 64 bits and compares a text that is one.
+    found = connection.row("SELECT hlc, key_names FROM syncd_held WHERE position = ?", (str(id_),))
     if found is None:
         raise NotReleasable(f"there is no held change {id_}", hint="`syncd held` lists them.")
     hlc, key_names = found

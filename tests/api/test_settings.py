@@ -104,6 +104,14 @@ def test_addresses_must_be_whole(name: str, value: str) -> None:
     assert problem.startswith(f"api.{name} ({name.upper()}): not a")
 
 
+@pytest.mark.parametrize("text", ["36501d", "9999999999999d", "9" * 400 + "s"])
+def test_a_duration_has_a_bound(text: str) -> None:
+    """What is so long ago that there is no date for it would end the request that asks."""
+    assert load_settings(SECRETS, {"FRESH_FOR": "36500d"}).fresh_for.days == 36_500
+    (problem,) = _problems(SECRETS, {"FRESH_FOR": text})
+    assert problem.startswith("api.fresh_for (FRESH_FOR): a duration may be 36500d at most")
+
+
 def test_no_secret_is_shown(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     """Neither a repr, nor a problem, nor a talkative log tells a secret, a password or a token."""
     caplog.set_level(logging.DEBUG)

@@ -53,7 +53,9 @@ def test_release_asks_what_to_release(pair: tuple[CliHost, CliHost]) -> None:
         result = b.run("held", "release", *arguments)
         assert result.exit_code == 2
         assert "either IDs, or --peer NAME, or --all" in result.stderr
-    refused(b.run("held", "release", "7"), "there is no held change 7", "syncd held")
+    for unknown in ("7", str(1 << 63), str(10**20)):
+        result = b.run("held", "release", unknown)
+        refused(result, f"there is no held change {unknown}", "syncd held")
 
 
 def test_status_names_the_host_that_is_ahead_and_a_repair_ends_it(

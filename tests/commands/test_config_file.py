@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.cli_host import SECRET, CliHost, refused
-from syncd.config import ENVIRONMENT, Config, duration_ms, load_config
+from syncd.config import DURATION_MS_MAX, ENVIRONMENT, Config, duration_ms, load_config
 from syncd.errors import ConfigError
 
 GOOD: dict[str, Any] = {
@@ -220,11 +220,24 @@ def test_what_is_no_duration_says_what_is(text: object) -> None:
         duration_ms(text)
 
 
-@given(st.integers(0, 10**9), st.sampled_from(["ms", "s", "m", "h", "d"]))
-def test_durations_are_exact(number: int, unit: str) -> None:
+UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+@given(st.data(), st.sampled_from(sorted(UNITS_MS)))
+def test_durations_are_exact(data: st.DataObject, unit: str) -> None:
     """Whole numbers of any unit are read without rounding."""
-    factors = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-    assert duration_ms(f"{number}{unit}") == number * factors[unit]
+    number = data.draw(st.integers(0, DURATION_MS_MAX // UNITS_MS[unit]))
+    assert duration_ms(f"{number}{unit}") == number * UNITS_MS[unit]
+
+
+@pytest.mark.parametrize(
+    "text", ["36501d", "3153600000001ms", "99999999999999999d", "9" * 400 + "s"]
+)
+def test_a_duration_has_a_bound(text: str, file: Path) -> None:
+    """Clocks and calendars end; a mistyped retention must not end the daemon as well."""
+    assert duration_ms("36500d") == DURATION_MS_MAX
+    (problem,) = mistakes(file, environ={"SYNC_RETENTION": text})
+    assert problem == "sync.retention (SYNC_RETENTION): a duration may be 36500d at most"
 
 
 @pytest.mark.parametrize(

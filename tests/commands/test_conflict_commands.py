@@ -72,13 +72,18 @@ def test_conflicts_are_chosen_by_table_and_time(pair: tuple[CliHost, CliHost]) -
     refused_since = a.run("conflicts", "--since", "yesterday")
     assert refused_since.exit_code == 2
     assert "5s, 10m or 90d" in refused_since.stderr
+    refused_since = a.run("conflicts", "--since", "999999999999d")
+    assert refused_since.exit_code == 2
+    assert "36500d at most" in refused_since.stderr
+    assert len(a.json("conflicts", "--since", "36500d")) == 1
 
 
 def test_what_cannot_be_restored_says_why(pair: tuple[CliHost, CliHost]) -> None:
     """An unknown conflict, and one whose row is gone."""
     a, b = pair
     take(a, b, "first")
-    refused(a.run("conflicts", "restore", "99"), "there is no conflict 99")
+    for unknown in ("99", str(10**20)):
+        refused(a.run("conflicts", "restore", unknown), f"there is no conflict {unknown}")
     (conflict,) = a.json("conflicts")
     a.sql("DELETE FROM note")
     assert a.run("export", a.folder / "folded").exit_code == 0
