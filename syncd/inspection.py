@@ -35,11 +35,12 @@ def summary(reader: Reader) -> dict[str, Any]:
     """Count a bundle's changes per table and kind, and name its vectors by host."""
     changes: dict[str, Counter[str]] = {}
     nodes = {reader.header.origin: reader.header.node}
-    frames, reached = 0, Vector()
+    frames, reached, is_complete = 0, Vector(), False
     for frame in reader:
         frames += 1
         nodes.update(zip(frame.origins, frame.nodes, strict=True))
-        reached = Vector(frame.claim or {})
+        # Of a replica without a change the claim is empty, and a claim all the same.
+        reached, is_complete = Vector(frame.claim or {}), frame.claim is not None
         for section in frame.sections:
             kinds = changes.setdefault(section.table, Counter())
             kinds[KIND[section.existence]] += len(section)
@@ -49,7 +50,7 @@ def summary(reader: Reader) -> dict[str, Any]:
         "origin": header.origin.hex(),
         "created_ms": header.created_ms,
         "frames": frames,
-        "complete": bool(reached),
+        "complete": is_complete,
         "needs": _named(Vector(header.since), nodes),
         "brings": _named(reached, nodes),
         "tables": {

@@ -480,6 +480,15 @@ def test_inspect_of_a_continued_bundle_says_what_it_needs(
     assert found["tables"] == {"note": {"update": 1, "insert": 0, "delete": 1}}
 
 
+def test_inspect_of_an_empty_hosts_bundle_says_that_it_is_complete(b: CliHost, stick: Path) -> None:
+    """Nothing is all that the host has; nothing more follows."""
+    path = stick / "empty.syncd"
+    assert b.run("export", path).exit_code == 0
+    found = b.json("inspect", path)
+    assert (found["complete"], found["brings"], found["tables"]) == (True, {}, {})
+    assert "more to follow" not in b.run("inspect", path).stdout
+
+
 def test_inspect_rows_prints_every_change_as_json(a: CliHost, stick: Path) -> None:
     """A line per change, in which every value of SQLite has a form."""
     values: dict[str, Any] = {
