@@ -98,7 +98,8 @@ def compress(frame: Frame) -> bytes:
         tables = ", ".join(sorted({section.table for section in frame.sections}))
         raise BundleTooLarge(
             f"a change of {len(raw)} bytes in {tables} is over the bound of {FRAME_BYTES_MAX}",
-            hint="Keep files of that size outside the database, or exclude the table.",
+            hint="Shorten the value, keep such values outside the database, or leave the column"
+            " out on every host with columns: {exclude: [...]}.",
         )
     return zstandard.ZstdCompressor(level=1).compress(raw)
 

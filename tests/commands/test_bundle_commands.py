@@ -249,6 +249,26 @@ def test_an_export_that_runs_out_of_room_leaves_no_file(a: CliHost, stick: Path)
     assert [found.name for found in stick.iterdir()] == ["first.syncd"]
 
 
+@pytest.mark.parametrize("way_out", ["shorten", "leave out"])
+def test_a_value_over_the_bound_is_refused_with_what_helps(
+    way_out: str, a: CliHost, b: CliHost, stick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing behind it is exported, until the value is shortened or its column is left out."""
+    monkeypatch.setattr(codec, "FRAME_BYTES_MAX", 100_000)
+    a.add("large", "x" * 100_000)
+    path = stick / "a.syncd"
+    refused(a.run("export", path), "Shorten the value", "columns: {exclude: [...]}")
+    if way_out == "shorten":
+        a.sql("UPDATE note SET body = 'short' WHERE name = 'large'")
+    else:
+        for host in (a, b):
+            host.write_config(tables={"note": {"key": ["name"], "columns": {"exclude": ["body"]}}})
+            assert host.run("init").exit_code == 0
+    assert a.run("export", path).exit_code == 0
+    assert b.run("import", path).exit_code == 0
+    assert b.notes()["large"] == ("short" if way_out == "shorten" else None)
+
+
 def test_an_export_of_many_rows_is_whole(a: CliHost, b: CliHost, stick: Path) -> None:
     """More than one frame goes into one file, and all of them come out."""
     a.add_many(ROWS_OF_TWO_FRAMES)
