@@ -18,6 +18,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
+import syncd
 from api import jose
 from api.clock import utc_now
 from api.commands import act, as_json, config_option, opened_host, show
@@ -67,6 +68,10 @@ def root(file: Path, as_json: bool) -> None:
 @as_json
 def make(host: str, root_file: Path, out: Path, as_json: bool) -> None:
     """Make and certify a key for HOST, the host's `node`."""
+    try:
+        syncd.valid_name(host)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     made = _make(host, _read_root(root_file))
     _write_new(out, _content(made))
     result = {"file": str(out), "kid": made.kid, "host": host}

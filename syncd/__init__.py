@@ -3,7 +3,7 @@
 The public names: what an application needs to be replicated. Everything else may change.
 """
 
-from syncd.config import Config, load_config
+from syncd.config import Config, load_config, valid_name
 from syncd.endpoint import blueprint
 from syncd.errors import ConfigError, SyncError
 from syncd.exchange import Outcome, catch_up, sync_now
@@ -19,4 +19,5 @@ __all__ = [
     "catch_up",
     "load_config",
     "sync_now",
+    "valid_name",
 ]

@@ -64,7 +64,8 @@ def duration_ms(text: object) -> int:
     return round(ms)
 
 
-def _name(value: str) -> str:
+def valid_name(value: str) -> str:
+    """Return the name of a host or a key; raise `ValueError` if it is none, with what one is."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
         raise ValueError(
             f"{value!r} is not a name; write letters, digits, dots and dashes, such as host-a"
@@ -107,7 +108,7 @@ def _table_key(value: Any) -> tuple[str, ...] | str | None:
     raise ValueError(f"{value!r} is no key; write its columns, as in [device_id], or generated")
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(valid_name)]
 DurationMs = Annotated[int, BeforeValidator(duration_ms)]
 
 

@@ -329,6 +329,16 @@ def test_a_mistyped_key_id_is_not_put_on_the_list(vendor: Vendor) -> None:
     assert not Path(vendor.revoked).exists()
 
 
+@pytest.mark.parametrize("name", ["ho st", "", "-a", "hôst"])
+def test_a_key_is_made_only_for_what_can_be_a_host(name: str, vendor: Vendor) -> None:
+    """No host has such a `node`, so none could start with the key."""
+    made = vendor.folder / "made.key"
+    result = vendor.run("make", "--root", vendor.root, "--out", str(made), "--", name)
+    assert result.exit_code == 1
+    assert "write letters, digits, dots and dashes, such as host-a" in result.output
+    assert not made.exists()
+
+
 def test_a_hosts_key_is_not_taken_for_the_root(vendor: Vendor) -> None:
     """What a host's key certified no client would believe."""
     file = vendor.make("here2")
