@@ -23,6 +23,7 @@ from pydantic import (
     PlainValidator,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 
 from syncd.errors import ConfigError
@@ -98,14 +99,18 @@ def _present(value: Any) -> Any:
     return value
 
 
-def _table_key(value: Any) -> tuple[str, ...] | str | None:
-    if value is None:
-        return None
+def _table_key(value: Any) -> tuple[str, ...] | str:
     if value == "generated":
         return "generated"
     if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
-        return tuple(value)
+        return _distinct(tuple(value))
     raise ValueError(f"{value!r} is no key; write its columns, as in [device_id], or generated")
+
+
+def _distinct(columns: tuple[str, ...]) -> tuple[str, ...]:
+    for column in _repeated(columns):
+        raise ValueError(f"column {column!r} is named twice")
+    return columns
 
 
 Name = Annotated[str, AfterValidator(valid_name)]
@@ -114,6 +119,16 @@ DurationMs = Annotated[int, BeforeValidator(duration_ms)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, tree: Any) -> Any:
+        """A key with nothing behind it counts as left out, as an empty variable counts as unset."""
+        if tree is None:
+            return {}
+        if not isinstance(tree, dict):
+            return tree
+        return {k: v for k, v in tree.items() if v is not None or k not in cls.model_fields}
 
 
 class Key(_Section):
@@ -126,7 +141,7 @@ class Key(_Section):
 class Columns(_Section):
     """Which columns of a table stay on this host."""
 
-    exclude: tuple[str, ...] = ()
+    exclude: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ()
 
 
 class TableConfig(_Section):
@@ -189,7 +204,9 @@ class Config(_Section):
         description="the tables to sync, such as {devices: {key: [device_id]}}"
     )
     sync: Sync = Field(description="at least its keys")
-    peers: tuple[Peer, ...] = ()
+    peers: tuple[Peer, ...] = Field(
+        (), description="the other hosts, such as [{name: host-b, url: https://host-b.example}]"
+    )
     serve: Serve = Serve()
     api: dict[str, Any] = {}
 
@@ -324,13 +341,30 @@ def _where(keys: tuple[int | str, ...]) -> str:
     return f"{path} ({variable})" if variable else path
 
 
+_PLAIN = {
+    "missing": "missing",
+    "extra_forbidden": "there is no such key",
+    "too_short": "empty",
+    "tuple_type": "must be a list, as in [a, b]",
+    "dict_type": "must be a mapping, as in {a: b}",
+    "model_type": "must be a mapping, as in {a: b}",
+    "string_type": "must be a text, as in 'a'",
+    "path_type": "must be a text, as in 'a'",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+}
+"""What pydantic finds, in words of YAML."""
+
+
 def _what(kind: str, message: str, keys: tuple[int | str, ...]) -> str:
-    if kind == "missing":
-        hint = _description(keys)
-        return f"missing; {hint}" if hint else "missing"
-    if kind == "extra_forbidden":
-        return "there is no such key"
-    return message.removeprefix("Value error, ")
+    plain = _PLAIN.get(kind)
+    if plain is None:
+        return re.sub("^Input should ", "must ", message.removeprefix("Value error, "))
+    hint = _description(keys)
+    return f"{plain}; {hint}" if hint else plain
 
 
 def _description(keys: tuple[int | str, ...]) -> str | None:
@@ -339,7 +373,7 @@ def _description(keys: tuple[int | str, ...]) -> str | None:
     return field.description if field else None
 
 
-def _repeated(names: list[str]) -> list[str]:
+def _repeated(names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
 

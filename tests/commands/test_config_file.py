@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.cli_host import SECRET, CliHost, refused
-from syncd.config import DURATION_MS_MAX, ENVIRONMENT, Config, duration_ms, load_config
+from syncd.config import (
+    DURATION_MS_MAX,
+    ENVIRONMENT,
+    Config,
+    Serve,
+    TableConfig,
+    duration_ms,
+    load_config,
+)
 from syncd.errors import ConfigError
 
 GOOD: dict[str, Any] = {
@@ -87,7 +95,7 @@ def test_all_mistakes_are_told_at_once(file: Path) -> None:
     expected = {
         "node (NODE_NAME)": "host-a",
         "database (DB_PATH)": "missing; the SQLite file, such as data/protecao.db",
-        "tables (SYNC_TABLES)": "at least 1",
+        "tables (SYNC_TABLES)": "empty; the tables to sync",
         "sync.interval (SYNC_INTERVAL)": "such as 5s, 10m or 90d",
         "sync.keys[0].secret (SYNC_KEYS)": "syncd keygen",
         "sync.max_clock_drift (SYNC_MAX_CLOCK_DRIFT)": "a number and a unit",
@@ -95,7 +103,7 @@ def test_all_mistakes_are_told_at_once(file: Path) -> None:
         "peers[1].name (SYNC_PEERS)": "missing",
         "peers[1].url (SYNC_PEERS)": "base URL",
         "serve.port (PORT)": "65535",
-        "serve.threads (SERVE_THREADS)": "integer",
+        "serve.threads (SERVE_THREADS)": "must be a whole number",
         "colour": "there is no such key",
     }
     assert len(found) == len(expected)
@@ -153,15 +161,87 @@ def test_mistakes_in_variables_are_told_with_those_in_the_file(file: Path) -> No
             "tables.note.key (SYNC_TABLES): 'name' is no key",
             id="a key that is neither columns nor generated",
         ),
-        pytest.param({"tables": ["note"]}, "tables (SYNC_TABLES)", id="a list of tables"),
-        pytest.param({"sync": None}, "sync", id="no section"),
-        pytest.param({"node": 5}, "node (NODE_NAME)", id="a number for a name"),
+        pytest.param(
+            {"tables": ["note"]},
+            "tables (SYNC_TABLES): must be a mapping, as in {a: b}; the tables to sync, such as {",
+            id="a list of tables",
+        ),
+        pytest.param({"tables": {}}, "tables (SYNC_TABLES): empty; the tables", id="no tables"),
+        pytest.param({"tables": None}, "tables (SYNC_TABLES): missing; the tables", id="null"),
+        pytest.param(
+            {"tables": {"note": "name"}},
+            "tables.note (SYNC_TABLES): must be a mapping",
+            id="a text for a table",
+        ),
+        pytest.param(
+            {"tables": {"note": {"columns": {"exclude": "text"}}}},
+            "tables.note.columns.exclude (SYNC_TABLES): must be a list, as in [a, b]",
+            id="a text for a list",
+        ),
+        pytest.param(
+            {"tables": {"note": {"columns": {"exclude": ["a", "b", "a"]}}}},
+            "tables.note.columns.exclude (SYNC_TABLES): column 'a' is named twice",
+            id="an excluded column twice",
+        ),
+        pytest.param(
+            {"tables": {"note": {"key": ["a", "a"]}}},
+            "tables.note.key (SYNC_TABLES): column 'a' is named twice",
+            id="a key's column twice",
+        ),
+        pytest.param(
+            {"peers": "b"},
+            "peers (SYNC_PEERS): must be a list, as in [a, b]; the other hosts, such as [{",
+            id="a text for the peers",
+        ),
+        pytest.param(
+            {"peers": [{"name": "b", "url": "http://b", "push": "often"}]},
+            "peers[0].push (SYNC_PEERS): must be true or false",
+            id="a text for a switch",
+        ),
+        pytest.param({"peerz": None}, "peerz: there is no such key", id="a misspelt list"),
+        pytest.param({"sync": None}, "sync: missing; at least its keys", id="no section"),
+        pytest.param(
+            {"node": 5}, "node (NODE_NAME): must be a text, as in 'a'", id="a number for a name"
+        ),
+        pytest.param(
+            {"serve": {"threads": 1.5}},
+            "serve.threads (SERVE_THREADS): must be a whole number",
+            id="half a thread",
+        ),
+        pytest.param(
+            {"serve": {"port": 70_000}},
+            "serve.port (PORT): must be less than or equal to 65535",
+            id="no port",
+        ),
     ],
 )
 def test_a_mistake_is_one_message(changes: dict[str, Any], fragment: str, file: Path) -> None:
     """One mistake, one message that begins with the key."""
     (problem,) = mistakes(file, with_changes(**changes))
     assert fragment in problem
+
+
+def test_a_key_with_nothing_behind_it_counts_as_left_out(file: Path) -> None:
+    """As YAML has it where all entries of a list are commented out."""
+    config = load(
+        file,
+        f"""
+        node: host-a
+        database: data/notes.db
+        tables:
+          note:
+          log: {{key: , columns: , triggers: }}
+          device: {{columns: {{exclude: }}}}
+        sync: {{interval: , keys: [{{id: k1, secret: {SECRET}}}]}}
+        peers:
+          # - {{name: b, url: https://b.example}}
+        serve:
+        api:
+        """,
+    )
+    assert config.tables == dict.fromkeys(("note", "log", "device"), TableConfig())
+    assert (config.peers, config.serve, config.api) == ((), Serve(), {})
+    assert config.sync.interval == 5_000
 
 
 @pytest.mark.parametrize(
