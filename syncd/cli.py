@@ -181,7 +181,7 @@ def sync(this: _Session, peer: str | None, dry_run: bool, as_json: bool) -> None
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--since-peer", metavar="NAME", help="Only what this peer lacked when last heard of.")
+@click.option("--since-peer", metavar="NAME", help="Only what this host lacked when last heard of.")
 @click.option(
     "--since",
     metavar="FILE",
@@ -353,11 +353,7 @@ def release(
         raise click.UsageError("name what to release: either IDs, or --peer NAME, or --all")
     count = this.replica.release_held(ids) if ids else this.replica.release_host(peer)
     if peer is not None and not count:
-        contacts = this.replica.peers.contacts()
-        known = {*(one.name for one in this.config.peers), *(one.name for one in contacts)}
-        if peer not in known:
-            names = ", ".join(sorted(known)) or "none"
-            raise ConfigError([f"there is no peer {peer!r}; known: {names}"])
+        _require_known(this, peer)
     _print({"released": count}, f"{count} released", as_json)
 
 
@@ -475,13 +471,21 @@ def up(this: _Session) -> None:
 
 def _known_to_receiver(this: _Session, peer: str | None, since: Path | None) -> Vector:
     if peer is not None:
-        if peer not in [configured.name for configured in this.config.peers]:
-            raise ConfigError([f"there is no peer {peer!r}"])
+        _require_known(this, peer)
         return this.replica.peers.told(peer)
     if since is not None:
         with bundlefile.opened(since, this.keyring) as reader:
             return inspection.claim(reader)
     return Vector()
+
+
+def _require_known(this: _Session, peer: str) -> None:
+    """Raise `ConfigError` unless a peer is configured, or has said what it has."""
+    contacts = this.replica.peers.contacts()
+    known = {*(one.name for one in this.config.peers), *(one.name for one in contacts)}
+    if peer not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise ConfigError([f"there is no peer {peer!r}; known: {names}"])
 
 
 def _duration(text: str) -> int:

@@ -32,11 +32,11 @@ class PeerBook:
             schema.require_enrolled(connection)
             return peers.nodes(connection, [peer.name for peer in self._config.peers])
 
-    def told(self, peer: str) -> Vector:
-        """Return what a peer last said it has."""
+    def told(self, name: str) -> Vector:
+        """Return what a peer, or a host by its node's name, last said it has."""
         with self._database.read() as connection:
             schema.require_enrolled(connection)
-            return peers.told(connection, peers.origin(connection, peer))
+            return peers.told(connection, peers.known_as(connection, name))
 
     def hear(self, sender: bytes, node: str, vector: Vector) -> None:
         """Remember what a host says it has; nothing it lacks is forgotten while it lives."""

@@ -65,6 +65,19 @@ def origin(connection: Connection, peer: str) -> bytes | None:
     return found
 
 
+def known_as(connection: Connection, name: str) -> bytes | None:
+    """Return the identity of a peer or, where none is called so, of the host that calls itself so.
+
+    Of several that do, as of a host before and after a restore, the one that was heard last.
+    """
+    heard: bytes | None = connection.value(
+        "SELECT o.id FROM syncd_heard AS h JOIN syncd_origin AS o ON o.ordinal = h.sender"
+        " WHERE o.node = ? ORDER BY h.at_ms DESC, o.ordinal DESC",
+        (name,),
+    )
+    return origin(connection, name) or heard
+
+
 def node_of(connection: Connection, identity: bytes) -> str:
     """Return the name of the host that an identity is of; empty if it was never told."""
     return connection.value("SELECT node FROM syncd_origin WHERE id = ?", (identity,)) or ""

@@ -184,10 +184,42 @@ def test_an_export_for_a_peer_brings_what_it_lacked_when_last_heard_of(
     assert b.notes() == a.notes()
 
 
-def test_an_export_for_an_unknown_peer_is_refused(a: CliHost, stick: Path) -> None:
-    """A mistyped name writes no file."""
+def test_an_export_for_a_host_known_by_files_brings_what_it_lacks(
+    a: CliHost, b: CliHost, stick: Path, file: Path
+) -> None:
+    """Without a network nobody is a peer, and each has heard of the other all the same."""
+    assert b.run("import", file).exit_code == 0
+    assert b.run("export", stick / "back.syncd").exit_code == 0
+    assert a.run("import", stick / "back.syncd").exit_code == 0
+    a.add("z", 3)
+    assert [one["name"] for one in a.json("peers")] == ["b"]
+    path = stick / "b.syncd"
+    assert a.json("export", path, "--since-peer", "b")["changes"] == 1
+    assert b.json("import", path)["applied"] == 1
+    assert b.notes() == a.notes()
+
+
+def test_an_export_for_a_host_that_was_restored_goes_by_its_last_identity(
+    a: CliHost, b: CliHost, stick: Path, file: Path
+) -> None:
+    """What it had before it was made anew, it may lack now."""
+    assert b.run("import", file).exit_code == 0
+    anew = CliHost(b.folder.parent / "anew", node="b").ready()
+    for number, host in enumerate((b, anew)):
+        assert host.run("export", stick / f"{number}.syncd").exit_code == 0
+        assert a.run("import", stick / f"{number}.syncd").exit_code == 0
+    path = stick / "b.syncd"
+    assert a.json("export", path, "--since-peer", "b")["changes"] == 2
+    assert anew.json("import", path)["applied"] == 2
+
+
+def test_an_export_for_an_unknown_peer_is_refused(a: CliHost, b: CliHost, stick: Path) -> None:
+    """A mistyped name writes no file, and the names that are known are listed."""
+    a.write_config(peers=[{"name": "c", "url": "http://127.0.0.1:1"}])
+    assert b.run("export", stick / "back.syncd").exit_code == 0
+    assert a.run("import", stick / "back.syncd").exit_code == 0
     path = stick / "z.syncd"
-    refused(a.run("export", path, "--since-peer", "z"), "there is no peer 'z'")
+    refused(a.run("export", path, "--since-peer", "z"), "there is no peer 'z'; known: b, c")
     assert not path.exists()
 
 
