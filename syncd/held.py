@@ -99,19 +99,17 @@ def due(
 def renew_reasons(connection: Connection, tables: dict[str, Table], hlc_max: int) -> None:
     """Say anew what changes wait for, once `due` has taken those that need not wait any more.
 
-    A table may have come to know a column whose change is still in the future, and the time of a
-    change may have come before its column has.
+    It is what the merge would say of them now. A table may have come meanwhile, or come to know a
+    column whose change is still in the future, and the time of a change before its column.
     """
-    known, names = _known(tables), ", ".join(literal(name) for name in tables)
     future = literal(FUTURE)
-    connection.run(
-        f"UPDATE syncd_held AS e SET reason = {future} WHERE e.reason <> {future} AND ({known})"
+    is_known = f"e.tbl IN ({', '.join(map(literal, tables))})"
+    # What waited for its time in a table that has gone since goes on being told as such to peers.
+    reason = (
+        f"CASE WHEN e.hlc > {hlc_max} AND ({is_known} OR e.reason = {future}) THEN {future}"
+        f" WHEN {is_known} THEN {literal(UNKNOWN_COLUMN)} ELSE {literal(UNKNOWN_TABLE)} END"
     )
-    connection.run(
-        f"UPDATE syncd_held AS e SET reason = CASE WHEN e.tbl IN ({names})"
-        f" THEN {literal(UNKNOWN_COLUMN)} ELSE {literal(UNKNOWN_TABLE)} END"
-        f" WHERE e.reason = {future} AND e.hlc <= {hlc_max} AND NOT ({known})"
-    )
+    connection.run(f"UPDATE syncd_held AS e SET reason = {reason} WHERE e.reason <> {reason}")
 
 
 def _known(tables: dict[str, Table]) -> str:

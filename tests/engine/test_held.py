@@ -227,6 +227,33 @@ class TestUnknown:
         settle(a, b)
         assert a.rows("SELECT * FROM logs") == b.rows("SELECT * FROM logs") == [("one", 3)]
 
+    def test_the_reason_follows_the_schema_and_the_clock(self, make_hosts: MakeHosts) -> None:
+        """B gets the table without a column of it: what came before and after waits for that."""
+
+        def reasons(*values: object) -> set[str]:
+            return {one.reason for one in b.replica.held() if one.value in values}
+
+        (a,) = make_hosts("a", ddl=f"{DEVICES};{LOGS}", tables=BOTH)
+        (b,) = make_hosts("b")
+        a.write("INSERT INTO logs VALUES ('one', 1)")
+        a.clock.ms += HOUR_MS
+        a.write("INSERT INTO logs VALUES ('two', 2)")
+        pull(b, a)
+        assert reasons(1, 2) == {"unknown table"}
+        b.writer.executescript("CREATE TABLE logs (line TEXT PRIMARY KEY)")
+        b.enrol(BOTH)
+        a.clock.ms -= HOUR_MS
+        a.write("INSERT INTO logs VALUES ('three', 3)")
+        pull(b, a)
+        assert reasons(1) == {"unknown column"}
+        assert reasons(2, 3) == {"future"}
+        b.clock.ms += 2 * HOUR_MS
+        b.replica.release()
+        assert reasons(1, 2, 3) == {"unknown column"}
+        b.writer.executescript("DROP TABLE logs")
+        b.enrol(DEVICES_KEY)
+        assert reasons(1, 2, 3) == {"unknown table"}
+
     def test_an_unknown_column_is_held_and_passed_on(self, make_hosts: MakeHosts) -> None:
         """The row shows without it on B, and with it on C."""
         a, b, c = make_hosts("a", "b", "c")
