@@ -314,8 +314,7 @@ def restore(this: _Session, id_: int, as_json: bool) -> None:
     row that a deletion took away here comes back as it was then.
     """
     data = report.conflict_data(this.replica.restore(id_))
-    text = f"{data['table']} ({data['key']}): {data['column']} is {data['lost_value']!r} again"
-    _print(data, text, as_json)
+    _print(data, report.restored_text(data), as_json)
 
 
 @cli.group(invoke_without_command=True)
@@ -332,7 +331,7 @@ def held(context: click.Context, as_json: bool) -> None:
         return
     this: _Session = context.obj
     found = [report.held_data(one) for one in this.replica.held()]
-    _print(found, report.table(report.timed(found)) or "nothing is held", as_json)
+    _print(found, report.held_text(found), as_json)
 
 
 @held.command()

@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from syncd.audit import DAMAGE, Finding
+from syncd.audit import BIRTH, DAMAGE, DEATH, Finding
 from syncd.conflicts import Conflict
 from syncd.held import DISPLACED, Held
 from syncd.inspection import json_value
@@ -25,6 +25,10 @@ _COUNTS = {
     "conflicting": "conflicting",
     "held": "held",
 }
+
+
+_SHOWN_MAX = 60
+"""How many characters of a value stand in a table; with --json all of it does."""
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -174,12 +178,12 @@ def verify_text(data: dict[str, Any]) -> str:
         for peer in data["peers"]
     ]
     differences = [
-        {"peer": peer["peer"], **difference}
+        {"peer": peer["peer"], **difference, "key": _line(difference["key"])}
         for peer in data["peers"]
         for difference in peer["differences"]
     ]
     parts = [
-        f"mended:\n{table(mended)}" if mended else "",
+        f"mended:\n{_findings(mended)}" if mended else "",
         _left(data["left"]),
         table(peers) or "no peers are configured",
         table(differences),
@@ -193,11 +197,20 @@ def _left(found: Sequence[dict[str, Any]]) -> str:
         return "the file is sound, and no write to this host's tables was missed"
     if any(one["problem"] == DAMAGE for one in found):
         return (
-            f"the file is damaged:\n{table(found)}\n"
+            f"the file is damaged:\n{_findings(found)}\n"
             "`syncd verify --repair` makes an index anew that can be read. Otherwise stop app and"
             " daemon, restore a backup or move the file away; what peers have comes back from them."
         )
-    return f"written past the triggers:\n{table(found)}"
+    return f"written past the triggers:\n{_findings(found)}"
+
+
+def _findings(found: Sequence[dict[str, Any]]) -> str:
+    return table(
+        [
+            {**one, "name": _line(one["name"])} if one["problem"] in (BIRTH, DEATH) else one
+            for one in found
+        ]
+    )
 
 
 def contact_data(contact: Contact) -> dict[str, Any]:
@@ -252,36 +265,72 @@ def conflicts_text(found: Sequence[dict[str, Any]], waiting: Sequence[dict[str, 
             "id": one["id"],
             "lost": _time(one["at_ms"]),
             "table": one["table"],
-            "key": one["key"],
+            "key": _line(one["key"]),
             "column": one["column"],
-            "value that lost": repr(one["lost_value"]),
+            "value that lost": _value(one["lost_value"]),
             "of": one["lost_node"],
-            "to": "a deletion" if one["won_by_death"] else repr(one["won_value"]),
+            "to": "a deletion" if one["won_by_death"] else _value(one["won_value"]),
             "by": one["won_node"],
-            "in row": one["won_key"] if one["reason"] == DISPLACED else None,
+            "in row": _line(one["won_key"]) if one["reason"] == DISPLACED else None,
             "until": _end(one) if one["reason"] == DISPLACED else None,
         }
         for one in found
     ]
-    held = f"held now, see `syncd held`:\n\n{table(timed(waiting))}" if waiting else ""
+    held = f"held now, see `syncd held`:\n\n{_held_table(waiting)}" if waiting else ""
     return "\n\n".join(filter(None, [table(rows) or "no conflicts", held]))
+
+
+def restored_text(data: dict[str, Any]) -> str:
+    """Say what a restoration wrote back."""
+    key, value = _line(data["key"]), _value(data["lost_value"])
+    return f"{data['table']} ({key}): {data['column']} is {value} again"
+
+
+def held_text(found: Sequence[dict[str, Any]]) -> str:
+    """Lay out what is held."""
+    return _held_table(found) or "nothing is held"
+
+
+def _held_table(found: Sequence[dict[str, Any]]) -> str:
+    return table(
+        [
+            {
+                "id": one["id"],
+                "table": one["table"],
+                "key": _line(one["key"]),
+                "column": one["column"],
+                "reason": one["reason"],
+                "node": one["node"],
+                "time": _time(one["time_ms"]),
+                "value": _held_value(one, one["value"]),
+                "winner key": one["winner_key"] and _line(one["winner_key"]),
+                "winner value": one["winner_key"] and _held_value(one, one["winner_value"]),
+                "winner node": one["winner_node"],
+                "winner time": one["winner_time_ms"] and _time(one["winner_time_ms"]),
+            }
+            for one in found
+        ]
+    )
+
+
+def _held_value(one: dict[str, Any], value: Any) -> str | None:
+    """Say a column's value as such; a row's birth or death is told in a word, or not at all."""
+    return _value(value) if one["column"] else value
+
+
+def _value(value: Any) -> str:
+    return _line(repr(value))
+
+
+def _line(text: str) -> str:
+    """Return a text in one short line that tells a terminal nothing."""
+    if len(text) > _SHOWN_MAX:
+        text = text[: _SHOWN_MAX - 3] + "..."
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _end(conflict: dict[str, Any]) -> str:
     return "now" if conflict["ended_ms"] is None else _time(conflict["ended_ms"])
-
-
-def timed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows with times to read in place of those in milliseconds."""
-    return [
-        {
-            name.removesuffix("_ms").replace("_", " "): _time(value)
-            if name.endswith("time_ms") and value is not None
-            else value
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
 
 
 def _renewal(at_ms: int | None, why: str | None) -> str:

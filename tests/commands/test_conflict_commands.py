@@ -135,3 +135,34 @@ def test_what_waits_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert was["ended_ms"] is not None
     assert (now["key"], now["won_key"], now["ended_ms"]) == ("'new'", "'old'", None)
     refused(a.run("conflicts", "restore", str(was["id"])), "is not displaced any more")
+
+
+def test_values_and_keys_are_one_short_line_each(tmp_path: Path) -> None:
+    """A value of many lines, with commands to the terminal, or of any size leaves a table a table.
+
+    `syncd held` and `syncd conflicts` say it alike, and with --json it is whole.
+    """
+    a = CliHost(tmp_path / "a").ready()
+    b = CliHost(tmp_path / "b", node="b").ready()
+    key, value = "k\nx\x1b[31m" + "y" * 100, "v\r\nw\x1b[2J" + "z" * 100_000
+    a.add(key, "of a")
+    b.sql("ALTER TABLE note ADD COLUMN extra")
+    assert b.run("init").exit_code == 0
+    time.sleep(0.02)
+    b.sql("INSERT INTO note (name, body, extra) VALUES (?, ?, ?)", key, value, value)
+    take(a, b, "first")
+
+    waiting, conflicts = a.run("held").stdout, a.run("conflicts").stdout
+    shown_key = r"'k\nx\x1b[31m" + "y" * 48 + "..."
+    shown_value = r"'v\r\nw\x1b[2J" + "z" * 43 + "..."
+    for text in (waiting, conflicts):
+        assert shown_key in text
+        assert shown_value in text
+        assert all(line.isprintable() for line in text.splitlines())
+        assert max(map(len, text.splitlines())) < 400
+    (held,) = a.json("held")
+    assert (held["key"], held["value"]) == (f"'{key}'", value)
+
+    lost = a.json("conflicts")[0]
+    restored = a.run("conflicts", "restore", str(lost["id"])).stdout
+    assert restored == f"note ({shown_key}): body is 'of a' again\n"

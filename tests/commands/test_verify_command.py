@@ -68,14 +68,18 @@ def test_missed_writes_are_named_and_mended(pair: tuple[CliHost, CliHost]) -> No
     a, b = pair
     a.sql("DROP TRIGGER syncd_insert_note")
     a.add("missed", 1)
+    a.add("missed\ntoo", 1)
     result = a.run("verify", "--json")
     assert result.exit_code == 1
     found = json.loads(result.stdout)["found"]
     assert {(one["problem"], one["name"]) for one in found} == {
         ("trigger missing or changed", "syncd_insert_note"),
         ("row without a birth", "'missed'"),
+        ("row without a birth", "'missed\ntoo'"),
     }
-    assert "written past the triggers" in a.run("verify").stdout
+    text = a.run("verify").stdout
+    assert "written past the triggers" in text
+    assert text.count(r"'missed\ntoo'") == 2  # and once as a row that the peer lacks
     mended = a.run("verify", "--repair")
     assert mended.exit_code == 0, mended.stdout
     assert "mended:" in mended.stdout
