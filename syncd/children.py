@@ -79,7 +79,7 @@ def _take_along(connection: Connection, child: Table, column: Column) -> None:
     of a table that refuses it are set aside until it is settled who shows.
     """
     name = quoted(column.name)
-    demands = constraints(connection, child.name, [one.name for one in child.key])
+    demands = constraints(connection, child)
     with capture.suspended(connection, [child]):
         if not connection.attempt(
             lambda: connection.run(

@@ -178,19 +178,19 @@ def _definition(
     )
 
 
-def constraints(connection: Connection, name: str, key: Sequence[str]) -> Constraints:
+def constraints(connection: Connection, table: Table) -> Constraints:
     """Return what a table demands beside its key; uniqueness of the rowid is not among it.
 
     It is looked up once in a transaction.
     """
-    return connection.once(
-        (constraints, name, tuple(key)), lambda: _constraints(connection, name, key)
-    )
+    return connection.once((constraints, table), lambda: _constraints(connection, table))
 
 
-def _constraints(connection: Connection, name: str, key: Sequence[str]) -> Constraints:
+def _constraints(connection: Connection, table: Table) -> Constraints:
+    name, key = table.name, [column.name for column in table.key]
     infos = _infos(connection, name)
     alias = _rowid_alias(infos)
+    references = _foreign_keys(connection, name)
     return Constraints(
         frozenset(i.name for i in infos if i.not_null and i.preset == "NULL"),
         tuple(
@@ -198,7 +198,7 @@ def _constraints(connection: Connection, name: str, key: Sequence[str]) -> Const
             for unique in _uniques(connection, name, infos)
             if not unique.identifies(key) and unique.columns != frozenset([alias])
         ),
-        _foreign_keys(connection, name),
+        (*references, *_of_numbers(table, references)),
         bool(
             connection.value(
                 "SELECT sql LIKE '%on%conflict%' FROM sqlite_schema WHERE type = 'table'"
@@ -210,6 +210,24 @@ def _constraints(connection: Connection, name: str, key: Sequence[str]) -> Const
         _declared(connection, name, infos),
         {info.name: info.preset for info in infos if not info.generated},
     )
+
+
+def _of_numbers(table: Table, references: Sequence[ForeignKey]) -> list[ForeignKey]:
+    """Return the references that row numbers are by themselves.
+
+    As a part of a reference of several columns, one says nothing to SQLite where another part is
+    NULL. But it travels as a row, which another host may not have.
+    """
+    alone = {reference.columns for reference in references}
+    parts = {column for reference in references for column in reference.columns}
+    return [
+        ForeignKey((column.name,), column.parent.name, (column.parent.rowid,))
+        for column in table.columns
+        if column.parent is not None
+        and column.parent.rowid is not None
+        and column.name in parts
+        and (column.name,) not in alone
+    ]
 
 
 def affinity_of(declared: str) -> str:

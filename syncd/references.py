@@ -35,7 +35,7 @@ def parents(definitions: Sequence[Definition]) -> dict[str, dict[str, Parent]]:
 def _parents(definition: Definition, by_name: Mapping[str, Definition]) -> dict[str, Parent]:
     excluded = {name for name, _, _ in definition.excluded}
     return {
-        column: Parent(parent, len(by_name[parent].key))
+        column: Parent(parent, len(by_name[parent].key), by_name[parent].rowid)
         for column, parent in _referring(definition, by_name)
         if column not in excluded
     }

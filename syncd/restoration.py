@@ -113,7 +113,7 @@ def _bring_back(connection: Connection, table: Table, lost: Conflict) -> None:
 
 
 def _strictly(connection: Connection, table: Table) -> str:
-    return constraints(connection, table.name, [column.name for column in table.key]).strictly
+    return constraints(connection, table).strictly
 
 
 def _wrote_one(connection: Connection, sql: str) -> bool:

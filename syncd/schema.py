@@ -306,13 +306,16 @@ def remembered(connection: Connection) -> dict[str, Table]:
         )
     ]
     keys = {name: len(key) for _, name, key, _ in enrolled}
+    rowids = {name: rowid for _, name, _, rowid in enrolled}
     columns: dict[int, list[Column]] = {}
     referred: set[str] = set()
     for table_id, number, name, affinity, preset, parent in connection.rows(
         "SELECT table_id, number, name, affinity, preset, parent FROM syncd_column"
         " ORDER BY table_id, number"
     ):
-        refers = Parent(parent, keys.get(parent, 1)) if parent is not None else None
+        refers = (
+            Parent(parent, keys.get(parent, 1), rowids.get(parent)) if parent is not None else None
+        )
         column = Column(number, name, affinity, preset, refers)
         columns.setdefault(table_id, []).append(column)
         referred.add(parent)

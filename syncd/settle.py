@@ -39,7 +39,7 @@ def settle(
     suspend: called before a row may come or go, to have capture suspended in the tables that
     `affected` returns. now_ms: this host's wall clock.
     """
-    demands = {name: _constraints(connection, table) for name, table in tables.items()}
+    demands = {name: constraints(connection, table) for name, table in tables.items()}
     changed = affected(connection, tables, lost)
     fewer: set[str] = set()
     circles: list[_Circle] = []
@@ -79,7 +79,7 @@ def affected(
     """
     found = {*touched, *_unsettled(connection, tables)} & tables.keys()
     parents = {
-        name: {reference.parent for reference in _constraints(connection, table).foreign_keys}
+        name: {reference.parent for reference in constraints(connection, table).foreign_keys}
         for name, table in tables.items()
     }
     while more := {name for name, above in parents.items() if above & found} - found:
@@ -104,10 +104,6 @@ def _unsettled(connection: Connection, tables: dict[str, Table]) -> list[str]:
         for name, table in tables.items()
         if connection.value(f"SELECT EXISTS (SELECT 1 FROM {table.changes} AS e WHERE {NEW})")
     ]
-
-
-def _constraints(connection: Connection, table: Table) -> Constraints:
-    return constraints(connection, table.name, [column.name for column in table.key])
 
 
 def _parents_first(demands: dict[str, Constraints]) -> Iterator[tuple[str, ...]]:

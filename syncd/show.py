@@ -32,7 +32,7 @@ class Showing:
         self._connection = connection
         self._table = table
         self._updated = updated
-        demands = constraints(connection, table.name, [column.name for column in table.key])
+        demands = constraints(connection, table)
         self._required = demands.required
         self._strictly = demands.strictly
         self._refers = bool(demands.foreign_keys)

@@ -44,11 +44,13 @@ class Parent:
     """An enrolled table that a column refers to by row number, which is each host's own.
 
     Such a value travels, and stands in the shadow, as the name of its row (see `names`). keys: how
-    many columns the table's key has.
+    many columns the table's key has. rowid: its column of row numbers; None if it is not known any
+    more.
     """
 
     name: str
     keys: int
+    rowid: str | None
 
     @property
     def numbers(self) -> str:

@@ -24,7 +24,7 @@ def rows(connection: Connection, table: Table) -> list[Held]:
     """
     if not hidden(connection, table):
         return []
-    demands = constraints(connection, table.name, [column.name for column in table.key])
+    demands = constraints(connection, table)
     candidates = Candidates(connection, table, demands, [table], suspend=lambda: None)
     nodes = dict(connection.rows("SELECT ordinal, node FROM syncd_origin"))
     lost: dict[str, list[Held]] = {}

@@ -98,6 +98,7 @@ def test_what_is_recorded_is_missed_no_more_and_travels(make_hosts: MakeHosts) -
     a.replica.fold()
     assert record(a) == (1, 1)
     assert found(a) == (set(), set())
+    a.enrol()
     pull(b, a)
     assert b.devices() == {"kept": ("new", None), "new": ("new", 1)}
 
@@ -116,5 +117,6 @@ def test_rows_of_generated_identity_are_found_as_well(make_hosts: MakeHosts) -> 
     a.write("DELETE FROM devices WHERE device_id IN ('gone', 'of b')")
     a.replica.fold()
     assert record(a) == (1, 2)
+    a.enrol()
     pull(b, a)
     assert b.rows("SELECT device_id, note FROM devices ORDER BY 1") == [("kept", None), ("new", 1)]

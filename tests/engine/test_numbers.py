@@ -700,6 +700,30 @@ class TestReferences:
         of = "SELECT o.name FROM visits AS v JOIN owners AS o ON o.id = v.owner"
         assert a.rows(of) == b.rows(of) == [("bert",)]
 
+    def test_half_a_reference_to_a_row_that_is_gone_is_held_everywhere(
+        self, make_hosts: MakeHosts
+    ) -> None:
+        """To SQLite it refers to nothing, as its other half is NULL; but it travels as a row."""
+        ddl = f"""{FAMILY};
+            CREATE TABLE places (place TEXT PRIMARY KEY, site TEXT NOT NULL,
+                owner INTEGER NOT NULL REFERENCES owners (id), UNIQUE (site, owner));
+            CREATE TABLE visits (visit TEXT PRIMARY KEY, site, host INTEGER,
+                FOREIGN KEY (site, host) REFERENCES places (site, owner))"""
+        tables: dict[str, Key] = {**FAMILY_KEYS, "places": None, "visits": None}
+        a, b, c = make_hosts("a", "b", "c", ddl=ddl, tables=tables)
+        a.write("INSERT INTO owners (name) VALUES ('anna')")
+        pull(b, a)
+        a.write("DELETE FROM owners")
+        a.write("INSERT INTO visits VALUES ('v', NULL, 1)")
+        settle(a, b, c)
+        for host in (a, b, c):
+            assert host.rows("SELECT * FROM visits") == []
+            assert [one.reason for one in host.replica.held()] == ["parent"]
+        c.write("INSERT INTO owners (id, name) VALUES (7, 'anna')")
+        settle(a, b, c)
+        of = "SELECT o.name FROM visits AS v JOIN owners AS o ON o.id = v.host"
+        assert a.rows(of) == b.rows(of) == c.rows(of) == [("anna",)]
+
     def test_a_number_that_came_to_refer_is_warned_of(self, make_hosts: MakeHosts) -> None:
         """Such a table is refused at first; one that was enrolled before keeps no host down."""
         ddl = f"{FAMILY}; CREATE TABLE badges (id INTEGER PRIMARY KEY, badge TEXT NOT NULL UNIQUE)"
