@@ -135,7 +135,7 @@ def log_hidden(connection: Connection, table: Table, *, now_ms: int) -> None:
             JOIN {table.shadow} AS h ON {table.on("h", "x")} AND h.alive = 1
             LEFT JOIN {table.sql} AS t ON {table.on_user("t", "x")}
             WHERE NOT x.stands AND x.staged_mask & {ALIVE_BIT | DEAD_BIT} AND x.mask & {column.bit}
-                AND ({_differs(column).format(hidden_value, here)})
+                AND (x.staged_mask & {DEAD_BIT} OR {_differs(column).format(hidden_value, here)})
             """,
             {"now": now_ms, "reason": OVERWRITTEN, "table": table.name, "column": column.name},
         )

@@ -328,9 +328,9 @@ def test_so_it_is_where_the_birth_is_over_before_it_is_folded(
     make_hosts: MakeHosts, then: str
 ) -> None:
     """All that is left of it then is a death, of a row that nobody could have deleted otherwise."""
-    ddl = "CREATE TABLE t (k TEXT PRIMARY KEY, serial TEXT UNIQUE, note TEXT)"
+    ddl = "CREATE TABLE t (k TEXT PRIMARY KEY, serial TEXT UNIQUE, note TEXT, more)"
     a, b = make_hosts("a", "b", ddl=ddl, tables={"t": None})
-    a.write("INSERT INTO t VALUES ('x', 's', 'precious')")
+    a.write("INSERT INTO t VALUES ('x', 's', 'precious', NULL)")
     b.clock.ms = a.clock.ms + 10
     b.write("INSERT INTO t (k, serial) VALUES ('other', 's')")
     pull(b, a)
@@ -340,7 +340,8 @@ def test_so_it_is_where_the_birth_is_over_before_it_is_folded(
     settle(a, b)
     assert a.rows("SELECT k FROM t WHERE k = 'x'") == b.rows("SELECT k FROM t WHERE k = 'x'") == []
     lost = [one for one in b.replica.conflicts() if one.reason == "overwritten"]
-    assert {one.column: one.lost_value for one in lost} == {"serial": "s", "note": "precious"}
+    values = {one.column: one.lost_value for one in lost}
+    assert values == {"serial": "s", "note": "precious", "more": None}
     assert all(one.won_by_death for one in lost)
 
 
