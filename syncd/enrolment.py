@@ -85,12 +85,7 @@ def enrol(
         if name not in configs and name not in gone
     }
     definitions, problems = _definitions(connection, {**configs, **unlisted})
-    problems += [
-        f"tables.{definition.name}.key: enrolled with key"
-        f" ({', '.join(c.name for c in known[definition.name].key)}), which cannot change"
-        for definition in definitions
-        if definition.name in known and known[definition.name].key != definition.key
-    ]
+    problems += _with_another_key(known, definitions)
     bare = references.that_cannot_travel(known, definitions)
     problems += [
         f"tables.{name}: {one.why}" for name, found in bare.items() for one in found if one.is_news
@@ -212,6 +207,16 @@ def _definitions(
         else:
             problems.extend(found)
     return definitions, [*problems, *references.in_keys(definitions)]
+
+
+def _with_another_key(known: Mapping[str, Table], definitions: Sequence[Definition]) -> list[str]:
+    """Say which tables were enrolled with another key than they are to have."""
+    return [
+        f"tables.{definition.name}.key: enrolled with key"
+        f" ({', '.join(c.name for c in known[definition.name].key)}), which cannot change"
+        for definition in definitions
+        if definition.name in known and known[definition.name].key != definition.key
+    ]
 
 
 def _expect_parents(connection: Connection, results: Sequence[Enrolled]) -> None:
